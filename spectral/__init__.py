@@ -1,0 +1,1 @@
+"""Attention-free, strictly causal sequence models that mix in the frequency domain."""

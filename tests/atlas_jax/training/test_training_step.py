@@ -1,0 +1,113 @@
+"""The pure step: against optax by hand, its metrics, its key, its reduction and its one trace."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from atlas_jax.training import TrainState, adamw, init_state, make_step, train, wsd
+
+INPUTS = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+TARGETS = (INPUTS @ np.arange(8, dtype=np.float32))[:, None]
+
+
+class Same:
+    """The same batch at every position, which it records."""
+
+    def __init__(self):
+        self.asked = []
+
+    def at(self, position):
+        self.asked.append(position)
+        return {"x": INPUTS, "y": TARGETS}
+
+
+def regression(params, batch, key):
+    error = batch["x"] @ params["w"] + params["b"][None, :] - batch["y"]
+    return jnp.mean(error**2), {"worst": jnp.max(jnp.abs(error)), "noise": jax.random.uniform(key)}
+
+
+def start():
+    return {"w": jnp.zeros((8, 1)), "b": jnp.zeros((1,))}
+
+
+def test_step_equals_optax_adamw_after_clipping(key):
+    state, step = (
+        init_state(start(), adamw(weight_decay=0.1), key),
+        jax.jit(make_step(regression, adamw(weight_decay=0.1))),
+    )
+    mask = {"w": True, "b": False}
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(0.05, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, mask=mask)
+    )
+    params, opt_state = start(), reference.init(start())
+    batch = Same().at(0)
+    for _ in range(5):
+        gradients = jax.grad(lambda p: regression(p, batch, key)[0])(params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = reference.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        state, metrics = step(state, batch, 0.05)
+        assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-6)
+        assert float(metrics["update_norm"]) == pytest.approx(float(optax.tree.norm(updates)), rel=1e-5)
+    chex.assert_trees_all_close(state.params, params, rtol=1e-6)
+
+
+def test_learning_rates_differ_under_one_program(key):
+    optimizer = adamw()
+    states = jax.vmap(lambda k: init_state(start(), optimizer, k))(jax.random.split(key, 3))
+    step = jax.jit(jax.vmap(chex.assert_max_traces(make_step(regression, optimizer), n=1), in_axes=(0, None, 0)))
+    batch = Same().at(0)
+    _, metrics = step(states, batch, jnp.array([0.0, 0.1, 0.2]))
+    states, _ = step(states, batch, jnp.array([0.0, 0.3, 0.4]))
+    assert float(metrics["update_norm"][0]) == 0.0
+    assert float(metrics["update_norm"][2]) == pytest.approx(2 * float(metrics["update_norm"][1]), rel=1e-5)
+    chex.assert_trees_all_equal(jax.tree.map(lambda p: p[0], states.params), start())
+
+
+def test_each_step_draws_from_the_constant_key(key):
+    step, batch = make_step(regression, adamw()), Same().at(0)
+    first, one = step(init_state(start(), adamw(), key), batch, 0.1)
+    second, two = step(first, batch, 0.1)
+    assert float(one["noise"]) == float(jax.random.uniform(jax.random.fold_in(key, 0)))
+    assert float(two["noise"]) == float(jax.random.uniform(jax.random.fold_in(key, 1)))
+    assert second.key == key
+    assert (int(second.step), int(second.position)) == (2, 2)
+    assert all(value.dtype == jnp.float32 for value in two.values())
+
+
+def test_mean_over_shards_equals_the_whole_batch(key):
+    batch, optimizer = Same().at(0), adamw()
+    state = init_state(start(), optimizer, key)
+    whole, metrics = jax.jit(make_step(regression, optimizer))(state, batch, 0.1)
+
+    sharded_step = make_step(regression, optimizer, lambda tree: jax.lax.pmean(tree, "shard"))
+    shards = jax.tree.map(lambda x: x.reshape(4, 16, -1), batch)
+    over_shards = jax.jit(jax.vmap(sharded_step, in_axes=(None, 0, None), axis_name="shard"))
+    stepped, reduced = over_shards(state, shards, 0.1)
+    for name in ("loss", "grad_norm", "update_norm"):
+        np.testing.assert_allclose(reduced[name], np.full(4, metrics[name]), rtol=1e-5)
+    for shard in range(4):
+        chex.assert_trees_all_close(jax.tree.map(lambda p, i=shard: p[i], stepped.params), whole.params, rtol=1e-4)
+
+
+def test_training_learns_with_one_trace(key):
+    step = chex.assert_max_traces(make_step(regression, adamw()), n=1)
+    state = init_state(start(), adamw(), key)
+    schedule = wsd(0.2, warmup=10, stable=90, decay=100)
+    losses = [event.metrics["loss"] for event in train(step, state, Same(), schedule, steps=200)]
+    assert float(losses[-1]) < 0.01 * float(losses[0])
+
+
+def test_training_goes_on_at_the_state_s_step_and_position(key):
+    batches = Same()
+    state = init_state(start(), adamw(), key)
+    ahead = TrainState(state.params, state.opt_state, state.key, jnp.int32(7), jnp.int32(12))
+    events = list(train(make_step(regression, adamw()), ahead, batches, lambda step: 0.1, steps=10))
+    assert [event.index for event in events] == [8, 9, 10]
+    assert batches.asked == [12, 13, 14]
+    assert (int(events[-1].state.step), int(events[-1].state.position)) == (10, 15)

@@ -1,0 +1,357 @@
+"""One tier: all its models trained together as one compiled program, with four decayed checkpoints each.
+
+The learning rate warms up and stays; at 1/8, 1/4, 1/2 and all of the steps a copy branches off and decays to zero over the
+last fifth of its length, so that loss is measured at four amounts of data and equal size (warm-up, stable, decay: Hu et al.
+2024, arXiv:2404.06395; branches for scaling laws: Hägele et al. 2024, arXiv:2405.18392).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from atlas_jax.data import Packed, batch_order
+from atlas_jax.distributed.mesh import BATCH, variant_mesh
+from atlas_jax.training import Checkpointer, TrainState, adamw, init_state, loop, make_step, wsd
+from atlas_jax.training.ensemble import initial_states, make_evaluation, make_segment, mean_over_batch_devices
+from spectral import resonance
+from spectral.resonance import ResonanceConfig
+from validation.profiles import Profile, TierPlan
+
+CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
+DECAY = 1 / 5  # of a branch
+STEP_GRAIN = 80  # steps are a multiple of this, so that every branch starts and ends on a whole segment
+SAVE_EVERY_SECONDS = 5.0
+RESTARTS = 3
+LN2 = float(np.log(2))
+
+
+class Variant(NamedTuple):
+    """One model of a tier: which subsample it sees, its seed, its peak learning rate."""
+
+    subsample: int
+    seed: int
+    learning_rate: float
+
+
+class HeldOut(NamedTuple):
+    """Held-out windows and which of their targets count."""
+
+    windows: Int[np.ndarray, "n t1"]
+    measured: Bool[np.ndarray, "n t"]
+    tail: Bool[np.ndarray, "n t"]  # the rarest decile, part of `measured`
+    bytes_per_token: float
+
+
+@dataclass(frozen=True)
+class TierResult:
+    """What training e models of one tier gave; losses in bits per token of held-out text.
+
+    Attributes:
+      loss, tail_loss: at the four decayed checkpoints.
+      accuracy: share of measured targets predicted exactly, at the end.
+      curve: training loss at each step of the trunk and of the last decay.
+      learning_rate: peak rate that each model ended with; lower than asked for where it was restarted.
+      restarts: how often each model was restarted.
+      params: parameters of every model, stacked, after the last decay.
+      seconds: wall time.
+    """
+
+    loss: Float[np.ndarray, "e 4"]
+    tail_loss: Float[np.ndarray, "e 4"]
+    accuracy: Float[np.ndarray, " e"]
+    curve: Float[np.ndarray, "e s"]
+    learning_rate: Float[np.ndarray, " e"]
+    restarts: Int[np.ndarray, " e"]
+    params: PyTree
+    seconds: float
+
+
+Progress = Callable[[int, int, float], None]  # (steps done, steps in all, training loss in bits)
+
+
+def model_config(plan: TierPlan, profile: Profile, vocab_size: int) -> ResonanceConfig:
+    """The model of a tier."""
+    return ResonanceConfig(
+        vocab_size=vocab_size,
+        d_model=plan.d_model,
+        layers=plan.layers,
+        heads=plan.heads,
+        context=profile.length,
+        chunk=min(128, profile.length),
+    )
+
+
+def token_losses(
+    config: ResonanceConfig, params: PyTree, windows: Int[Array, "b t1"]
+) -> tuple[Float[Array, "b t"], Bool[Array, "b t"]]:
+    """Loss in bits of every target, and whether it was the most likely token."""
+    logits, _ = resonance.apply(config, params, windows[:, :-1])
+    targets = windows[:, 1:]
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return (jax.nn.logsumexp(logits, axis=-1) - picked) / LN2, jnp.argmax(logits, axis=-1) == targets
+
+
+class _Program(NamedTuple):
+    """The compiled parts of one tier."""
+
+    init: Callable[[np.ndarray], TrainState]
+    segment: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    batch_devices: int
+
+
+def _program(config: ResonanceConfig, variants: int, batch: int) -> _Program:
+    mesh = variant_mesh(variants, batch)
+    optimizer = adamw()
+
+    def loss_fn(params: PyTree, window: Array, key: Array) -> tuple[Array, dict[str, Any]]:
+        del key  # nothing in the model is random
+        return jnp.mean(token_losses(config, params, window)[0]) * LN2, {}
+
+    def init(key: Array) -> TrainState:
+        return init_state(resonance.init(config, key), optimizer, key)
+
+    devices = mesh.shape[BATCH]
+    step = make_step(loss_fn, optimizer, mean_over_batch_devices) if devices > 1 else make_step(loss_fn, optimizer)
+    return _Program(
+        lambda seeds: initial_states(init, seeds, mesh),
+        make_segment(step, mesh),
+        make_evaluation(lambda params, windows: token_losses(config, params, windows), mesh, batch=8),
+        devices,
+    )
+
+
+def learning_rates(peaks: Float[np.ndarray, " e"], steps: int, end: int) -> Float[np.ndarray, "e end"]:
+    """Rates of all variants in the branch that ends at `end`: shared warm-up and plateau, then its own decay."""
+    warmup, decay = max(1, steps // 20), round(end * DECAY)
+    shape = wsd(1.0, warmup=warmup, stable=max(0, end - decay - warmup), decay=decay)
+    return (peaks[:, None] * np.asarray(shape(np.arange(1, end + 1)))).astype(np.float32)
+
+
+class _Run(NamedTuple):
+    """Everything that one tier's training reads and does not change."""
+
+    program: _Program
+    windows: Array  # [n, t + 1] of all variants, one after the other
+    order: np.ndarray  # [e, steps, b] into windows
+    peaks: np.ndarray  # [e]
+    steps: int
+    grain: int  # steps per segment
+
+
+def _advance(run: _Run, rates: np.ndarray) -> Callable[[int, TrainState], tuple[TrainState, Array]]:
+    def advance(index: int, states: TrainState) -> tuple[TrainState, Array]:
+        steps = slice(index * run.grain, (index + 1) * run.grain)
+        return run.program.segment(states, run.windows, run.order[:, steps], rates[:, steps])
+
+    return advance
+
+
+class _Found(NamedTuple):
+    """Results so far, as JSON: they travel with the checkpoint."""
+
+    losses: list[list[float]]  # per decayed checkpoint, of every model
+    tails: list[list[float]]
+    curve: list[list[float]]  # per segment of the trunk and the last branch, mean training loss of every model, bits
+    segments: int  # done, branches included
+    seconds: float
+
+
+def _evaluate(run: _Run, params: PyTree, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Held-out loss, tail loss (bits per token) and accuracy of every model."""
+    group = 8 * run.program.batch_devices
+    count = len(held_out.windows)
+    padded = np.concatenate([held_out.windows, np.repeat(held_out.windows[:1], -count % group, axis=0)])
+    bits, hits = (np.asarray(x)[:, :count] for x in run.program.evaluate(params, padded))
+    return (
+        bits[:, held_out.measured].mean(axis=1, dtype=np.float64),
+        bits[:, held_out.tail].mean(axis=1, dtype=np.float64),
+        hits[:, held_out.measured].mean(axis=1, dtype=np.float64),
+    )
+
+
+def train_tier(
+    config: ResonanceConfig,
+    variants: list[Variant],
+    packed: list[Packed],
+    held_out: HeldOut,
+    *,
+    steps: int,
+    segment: int,
+    batch: int,
+    directory: Path,
+    on_progress: Progress = lambda done, total, loss: None,
+) -> TierResult:
+    """Trains all variants of a tier; a diverged one is restarted at half its rate, the others never notice.
+
+    Args:
+      config: size of the models.
+      variants: e models.
+      packed: training windows of each variant.
+      held_out: what they are measured on.
+      steps: optimizer steps of a model, a multiple of STEP_GRAIN.
+      segment: steps per call of the compiled program; must divide STEP_GRAIN / 40.
+      batch: windows per step.
+      directory: where checkpoints go; an interrupted tier goes on from there with the same final numbers.
+      on_progress: called after every segment.
+    """
+    result = _train(config, variants, packed, held_out, steps, segment, batch, directory / "attempt-0", on_progress)
+    for attempt in range(1, RESTARTS + 1):
+        # A model that knows less than the uniform distribution over tokens has diverged.
+        bad = np.flatnonzero(~(result.loss[:, -1] < np.log2(config.vocab_size) + 0.5))
+        if not len(bad):
+            break
+        slower = [variants[i]._replace(learning_rate=variants[i].learning_rate * 0.5**attempt) for i in bad]
+        where = directory / f"attempt-{attempt}"
+        again = _train(config, slower, [packed[i] for i in bad], held_out, steps, segment, batch, where, on_progress)
+        result = _merge(result, again, bad, attempt)
+    return result
+
+
+def _merge(result: TierResult, again: TierResult, where: Int[np.ndarray, " k"], attempt: int) -> TierResult:
+    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        out = np.array(old)
+        out[where] = new
+        return out
+
+    fields = ("loss", "tail_loss", "accuracy", "curve", "learning_rate")
+    merged = {name: put(getattr(result, name), getattr(again, name)) for name in fields}
+    return replace(
+        result,
+        **merged,
+        restarts=put(result.restarts, np.full(len(where), attempt)),
+        params=jax.tree.map(put, result.params, again.params),
+        seconds=result.seconds + again.seconds,
+    )
+
+
+def _prepare(
+    config: ResonanceConfig, variants: list[Variant], packed: list[Packed], steps: int, segment: int, batch: int
+) -> _Run:
+    offsets = np.cumsum([0] + [len(p.tokens) for p in packed])
+    order = np.stack(
+        [
+            start + batch_order(count=len(p.tokens), batch=batch, steps=steps, seed=variant.seed)
+            for variant, p, start in zip(variants, packed, offsets, strict=False)
+        ]
+    ).astype(np.int32)
+    return _Run(
+        _program(config, len(variants), batch),
+        jnp.asarray(np.concatenate([p.tokens for p in packed])),
+        order,
+        np.array([v.learning_rate for v in variants]),
+        steps,
+        segment,
+    )
+
+
+def _train(
+    config: ResonanceConfig,
+    variants: list[Variant],
+    packed: list[Packed],
+    held_out: HeldOut,
+    steps: int,
+    segment: int,
+    batch: int,
+    directory: Path,
+    on_progress: Progress,
+) -> TierResult:
+    run = _prepare(config, variants, packed, steps, segment, batch)
+    ends = [round(steps * share) for share in CHECKPOINTS]
+    total = (ends[-1] + sum(round(end * DECAY) for end in ends[:-1])) // run.grain
+    started, found = time.monotonic(), _Found([], [], [], 0, 0.0)
+    states, position = run.program.init(np.array([v.seed for v in variants])), 0
+    with Checkpointer(directory) as checkpointer:
+        restored = checkpointer.restore(states)
+        if restored is not None:
+            states, extra, position = restored
+            found = _Found(**extra)
+        clock = _Clock(started - found.seconds)
+
+        def segments(states: TrainState, end: int, stop: int, on_trunk: bool) -> TrainState:
+            nonlocal found, position
+            rates = learning_rates(run.peaks, steps, end)
+            for event in loop(
+                _advance(run, rates), states, start=position if on_trunk else stop_of_trunk(end), stop=stop
+            ):
+                states = event.state
+                bits = (np.asarray(event.metrics).mean(axis=1) / LN2).tolist()
+                kept = [bits] if on_trunk or end == ends[-1] else []
+                found = found._replace(curve=found.curve + kept, segments=found.segments + 1)
+                on_progress(found.segments, total, float(np.mean(bits)))
+                if on_trunk:
+                    position = event.index
+                    if clock.due():
+                        found = found._replace(seconds=clock.elapsed())
+                        checkpointer.save(position, states, found._asdict())
+                        clock.saved()
+            return states
+
+        def stop_of_trunk(end: int) -> int:
+            return (end - round(end * DECAY)) // run.grain
+
+        for end in ends[len(found.losses) :]:
+            states = segments(states, end, stop_of_trunk(end), on_trunk=True)
+            # The trunk goes on from here, so the branch that decays works on a copy.
+            branch = segments(jax.tree.map(jnp.copy, states), end, end // run.grain, on_trunk=False)
+            loss, tail, accuracy = _evaluate(run, branch.params, held_out)
+            found = found._replace(losses=[*found.losses, loss.tolist()], tails=[*found.tails, tail.tolist()])
+    return TierResult(
+        loss=np.array(found.losses).T,
+        tail_loss=np.array(found.tails).T,
+        accuracy=accuracy,
+        curve=np.array(found.curve).T,
+        learning_rate=run.peaks,
+        restarts=np.zeros(len(variants), np.int64),
+        params=jax.tree.map(np.asarray, branch.params),
+        seconds=clock.elapsed(),
+    )
+
+
+class _Clock:
+    """Wall time of a tier over interruptions, and when the next save is due."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._saved = time.monotonic()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved >= SAVE_EVERY_SECONDS
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()
+
+
+def store_result(directory: Path, result: TierResult) -> None:
+    """Keeps a finished tier: parameters through Orbax, the rest as JSON beside them."""
+    numbers = {
+        name: getattr(result, name).tolist()
+        for name in ("loss", "tail_loss", "accuracy", "curve", "learning_rate", "restarts")
+    }
+    with Checkpointer(directory) as checkpointer:
+        checkpointer.save(0, result.params, {**numbers, "seconds": result.seconds})
+
+
+def load_result(directory: Path, config: ResonanceConfig, variants: int) -> TierResult | None:
+    """A tier kept by `store_result`; None when the directory holds none."""
+    one = jax.eval_shape(lambda: resonance.init(config, jax.random.key(0)))
+    template = jax.tree.map(lambda leaf: np.zeros((variants, *leaf.shape), leaf.dtype), one)
+    with Checkpointer(directory) as checkpointer:
+        restored = checkpointer.restore(template)
+    if restored is None:
+        return None
+    params, extra, _ = restored
+    seconds = extra.pop("seconds")
+    return TierResult(**{name: np.array(value) for name, value in extra.items()}, params=params, seconds=seconds)
