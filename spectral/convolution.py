@@ -3,9 +3,9 @@
 Inside a chunk the kernel is a lower-triangular Toeplitz matmul; between chunks only m complex states a head and channel
 travel. The kernel is k[t] = sum_m Re(c_m lambda_m**t), so the state after any number of tokens has the same small size.
 
-Source: the diagonal state-space view of long convolutions (Gu et al. 2022, S4D, arXiv:2206.11893; Smith et al. 2023, S5,
-arXiv:2208.04933); the chunking is the one of structured state-space duality (Dao and Gu 2024, arXiv:2405.21060) for a time-invariant
-transition.
+Source: the diagonal state-space view of long convolutions (Gu et al. 2022, S4D, arXiv:2206.11893; Smith et al. 2023,
+S5, arXiv:2208.04933); the chunking is the one of structured state-space duality (Dao and Gu 2024, arXiv:2405.21060) for
+a time-invariant transition.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ModeState = Float[Array, "b h m2 k"]
 
 def powers(modes: Modes, exponents: Float[Array, " c"]) -> tuple[Float[Array, "h m c"], Float[Array, "h m c"]]:
     """Real and imaginary part of lambda**exponents."""
+    exponents = exponents[None, None, :]
     decay = jnp.exp(-jnp.exp(modes.log_rate)[..., None] * exponents)
     angle = modes.frequency[..., None] * exponents
     return decay * jnp.cos(angle), decay * jnp.sin(angle)
@@ -46,7 +47,7 @@ def kernel(modes: Modes, length: int) -> Float[Array, "h t"]:
 def toeplitz(taps: Float[Array, "h c"]) -> Float[Array, "h c c2"]:
     """Matrix [h, s, t] = taps[t - s] for t >= s, else 0.
 
-    Made by tiling and re-cutting, so that its gradient is a sum of slices; a gather's would be a scatter, slow everywhere.
+    Made by tiling and re-cutting, so that its gradient is a sum of slices; a gather's would be a slow scatter.
     """
     heads, length = taps.shape
     ring = jnp.concatenate([taps, jnp.zeros_like(taps)], axis=1)
@@ -78,7 +79,7 @@ def _advance(modes: Modes, x: Float[Array, "b c h k"], state: ModeState | None) 
     into = jnp.einsum("hms,bshk->bhmk", jnp.concatenate([real, imaginary], axis=1), x)
     if state is None:
         return into
-    decay_real, decay_imaginary = powers(modes, jnp.full((1,), length, modes.real.dtype))
+    decay_real, decay_imaginary = (part[None] for part in powers(modes, jnp.full((1,), length, modes.real.dtype)))
     real, imaginary = jnp.split(state, 2, axis=2)
     carried = [decay_real * real - decay_imaginary * imaginary, decay_real * imaginary + decay_imaginary * real]
     return into + jnp.concatenate(carried, axis=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,15 +27,13 @@ def octave_modes(heads: int, modes: int, longest: float) -> tuple[np.ndarray, np
       over their own memory's first tokens, so that each band can tell positions inside its scale apart.
     """
     edges = np.geomspace(1.0, longest, heads + 1)
-    memory = np.stack(
-        [np.geomspace(low, high, modes, endpoint=False) for low, high in zip(edges, edges[1:], strict=False)]
-    )
+    memory = np.stack([np.geomspace(low, high, modes, endpoint=False) for low, high in pairwise(edges)])
     turn = np.pi * np.arange(modes) / modes / np.sqrt(memory)
     return -np.log(memory), np.where(np.arange(modes) % 2 == 0, 0.0, turn)
 
 
 def coefficients(log_rate: Float[np.ndarray, "h m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Starting coefficients, real and imaginary [h, m]: every mode with equal output power, phases spread over half a turn.
+    """Starting coefficients, real and imaginary [h, m]: every mode with equal output power, phases over half a turn.
 
     The same for every seed: drawn at random they decide a small model's loss more than anything else does (spread over
     seeds .2 bits a token against .02 at width 32 and 320 steps).

@@ -1,8 +1,8 @@
 """Resonance: an attention-free, strictly causal language model whose mixing is a bank of damped modes.
 
-embedding, n blocks of (gated frequency layer, feed-forward), norm, head. The state is m complex numbers per head and channel
-and layer, whatever the length. Design: the names and sizes follow the published model family; its forward pass took an FFT
-over the whole sequence and so saw the future, which this one cannot.
+embedding, n blocks of (gated frequency layer, feed-forward), norm, head. The state is m complex numbers per head and
+channel and layer, whatever the length. Design: the names and sizes follow the published model family; its forward pass
+took an FFT over the whole sequence and so saw the future, which this one cannot.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ PRESETS = {
     "micro-208": ResonanceConfig(d_model=208, heads=8),
 }
 
-# The embedding is stored small and multiplied up: with Adam's unit-size steps that is a higher learning rate for a table
-# each of whose rows is seen rarely.
+# The embedding is stored small and multiplied up: with Adam's unit-size steps that is a higher learning rate for a
+# table each of whose rows is seen rarely.
 EMBEDDING_SCALE = 60.0
 
 
@@ -108,7 +108,7 @@ def features(
 
     def layer(x: Array, inputs: tuple[PyTree, Array | None]) -> tuple[Array, Array]:
         weights, modes = inputs
-        return block.apply({"params": weights}, x, modes)
+        return block.apply({"params": weights}, x, modes)  # pyright: ignore[reportReturnType] (nothing is mutable)
 
     modes = None if state is None else state.modes
     # Few layers are unrolled: a scan costs a CPU a copy of every layer's weights each step.

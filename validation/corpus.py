@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped, UInt64
 
 from atlas_jax.data import Packed, Tokenizer, pack
 from validation.datasets import Dataset
@@ -31,6 +31,7 @@ class Corpus:
       rows_read: rows of the whole dataset.
       skipped: bad rows that were skipped: (file, row, reason).
       fingerprint: SHA-256 over all rows kept.
+      neighbours: whether rows that follow each other belong together (lines or paragraphs of a text file).
     """
 
     texts: list[str]
@@ -41,6 +42,7 @@ class Corpus:
     rows_read: int
     skipped: list[tuple[str, int, str]]
     fingerprint: str
+    neighbours: bool
 
 
 def read_corpus(dataset: Dataset, text_bytes: int, on_rows: Callable[[int], None] = lambda rows: None) -> Corpus:
@@ -67,7 +69,15 @@ def read_corpus(dataset: Dataset, text_bytes: int, on_rows: Callable[[int], None
         on_rows(rows_read)
     row, file, trained_from = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int64)
     return Corpus(
-        texts, row, file, trained_from, statistics.result(), rows_read, list(dataset.skipped), digest.hexdigest()
+        texts=texts,
+        row=row,
+        file=file,
+        trained_from=trained_from,
+        statistics=statistics.result(),
+        rows_read=rows_read,
+        skipped=list(dataset.skipped),
+        fingerprint=digest.hexdigest(),
+        neighbours=dataset.metadata.text_kind != "records",
     )
 
 
@@ -83,7 +93,7 @@ class TokenRows:
 
     Attributes:
       documents: tokens of each row.
-      trained: per row, how many of its first tokens belong to the prompt (not measured on).
+      prompt: per row, how many of its first tokens belong to the prompt (not measured on).
       sizes: tokens of each row, its end-of-text included.
     """
 
@@ -165,11 +175,48 @@ def windows(tokens: TokenRows, rows: Int[np.ndarray, " m"], *, length: int, eos:
     return Packed(packed.tokens[:count], packed.rows[:count])
 
 
-def measured_targets(tokens: TokenRows, rows: Int[np.ndarray, " m"], packed: Packed) -> Bool[np.ndarray, "n t"]:
-    """Which targets of packed rows count in a held-out loss: those of trained-on parts, padding and prompts not."""
-    flags = [np.arange(tokens.sizes[r]) >= tokens.prompt[r] for r in rows]
-    stream = np.concatenate(flags)
+def by_target(values: Shaped[np.ndarray, " stream"], packed: Packed) -> Shaped[np.ndarray, "n t"]:
+    """Per-token values of packed rows, laid out as the targets of their windows; zero on padding."""
     n, width = packed.tokens.shape
-    padded = np.zeros(n * (width - 1) + 1, bool)
-    padded[: len(stream)] = stream[: len(padded)]
-    return np.lib.stride_tricks.sliding_window_view(padded, width)[:: width - 1][:, 1:].copy()
+    padded = np.zeros(n * (width - 1) + 1, values.dtype)
+    padded[: len(values)] = values[: len(padded)]
+    return np.lib.stride_tricks.sliding_window_view(padded, width)[:: width - 1, 1:].copy()
+
+
+@dataclass(frozen=True)
+class Words:
+    """How often each word occurs in some text, where a word is a run of tokens between non-alphanumeric borders.
+
+    Words, not tokens, because a byte-pair encoding spells rare words out of common tokens.
+    """
+
+    hashes: UInt64[np.ndarray, " words"]
+    counts: Int[np.ndarray, " words"]
+    borders: Bool[np.ndarray, "2 vocab"]  # does a token begin (end) with something other than a letter or digit
+
+    def frequency(self, stream: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
+        """For every token of a stream, how often the word that it belongs to occurs in the counted text."""
+        hashes, word = _word_hashes(stream, self.borders)
+        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        return np.where(self.hashes[place] == hashes, self.counts[place], 0)[word]
+
+
+def count_words(stream: Int[np.ndarray, " t"], tokenizer: Tokenizer) -> Words:
+    """Word counts of a stream of tokens."""
+    pieces = [tokenizer.decode([token]) or " " for token in range(tokenizer.vocab_size)]
+    borders = np.array([[not p[0].isalnum() for p in pieces], [not p[-1].isalnum() for p in pieces]])
+    hashes, counts = np.unique(_word_hashes(stream, borders)[0], return_counts=True)
+    return Words(hashes, counts, borders)
+
+
+def _word_hashes(
+    stream: Int[np.ndarray, " t"], borders: Bool[np.ndarray, "2 vocab"]
+) -> tuple[UInt64[np.ndarray, " words"], Int[np.ndarray, " t"]]:
+    """A 64-bit hash of every word in the stream, and for every token the index of its word."""
+    starts = borders[0][stream] | np.r_[True, borders[1][stream[:-1]]]
+    word = np.cumsum(starts) - 1
+    first = np.flatnonzero(starts)
+    place = np.arange(len(stream)) - first[word]
+    salts = np.random.default_rng(0).integers(1, 2**63, (64,), dtype=np.uint64) | np.uint64(1)
+    terms = (stream.astype(np.uint64) + np.uint64(1)) * salts[place % 64]
+    return np.add.reduceat(terms, first), word

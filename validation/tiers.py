@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def model_config(plan: TierPlan, profile: Profile, vocab_size: int) -> Resonance
 
 
 def token_losses(
-    config: ResonanceConfig, params: PyTree, windows: Int[Array, "b t1"]
+    config: ResonanceConfig, params: PyTree, windows: Int[Array | np.ndarray, "b t1"]
 ) -> tuple[Float[Array, "b t"], Bool[Array, "b t"]]:
     """Loss in bits of every target, and whether it was the most likely token."""
     logits, _ = resonance.apply(config, params, windows[:, :-1])
@@ -125,7 +126,7 @@ def _program(config: ResonanceConfig, variants: int, batch: int) -> _Program:
     return _Program(
         lambda seeds: initial_states(init, seeds, mesh),
         make_segment(step, mesh),
-        make_evaluation(lambda params, windows: token_losses(config, params, windows), mesh, batch=8),
+        make_evaluation(partial(token_losses, config), mesh, batch=8),
         devices,
     )
 
@@ -166,17 +167,25 @@ class _Found(NamedTuple):
     seconds: float
 
 
-def _evaluate(run: _Run, params: PyTree, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _evaluate(program: _Program, params: PyTree, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Held-out loss, tail loss (bits per token) and accuracy of every model."""
-    group = 8 * run.program.batch_devices
+    group = 8 * program.batch_devices
     count = len(held_out.windows)
     padded = np.concatenate([held_out.windows, np.repeat(held_out.windows[:1], -count % group, axis=0)])
-    bits, hits = (np.asarray(x)[:, :count] for x in run.program.evaluate(params, padded))
+    bits, hits = (np.asarray(x)[:, :count] for x in program.evaluate(params, padded))
     return (
         bits[:, held_out.measured].mean(axis=1, dtype=np.float64),
         bits[:, held_out.tail].mean(axis=1, dtype=np.float64),
         hits[:, held_out.measured].mean(axis=1, dtype=np.float64),
     )
+
+
+def evaluate_models(
+    config: ResonanceConfig, params: PyTree, held_out: HeldOut, batch: int
+) -> tuple[Float[np.ndarray, " e"], Float[np.ndarray, " e"], Float[np.ndarray, " e"]]:
+    """Held-out loss, tail loss (bits per token) and accuracy of trained models, parameters stacked [e, ...]."""
+    program = _program(config, jax.tree.leaves(params)[0].shape[0], batch)
+    return _evaluate(program, params, held_out)
 
 
 def train_tier(
@@ -299,11 +308,13 @@ def _train(
         def stop_of_trunk(end: int) -> int:
             return (end - round(end * DECAY)) // run.grain
 
+        params, accuracy = states.params, np.zeros(len(variants))
         for end in ends[len(found.losses) :]:
             states = segments(states, end, stop_of_trunk(end), on_trunk=True)
             # The trunk goes on from here, so the branch that decays works on a copy.
             branch = segments(jax.tree.map(jnp.copy, states), end, end // run.grain, on_trunk=False)
-            loss, tail, accuracy = _evaluate(run, branch.params, held_out)
+            params = branch.params
+            loss, tail, accuracy = _evaluate(run.program, params, held_out)
             found = found._replace(losses=[*found.losses, loss.tolist()], tails=[*found.tails, tail.tolist()])
     return TierResult(
         loss=np.array(found.losses).T,
@@ -312,7 +323,7 @@ def _train(
         curve=np.array(found.curve).T,
         learning_rate=run.peaks,
         restarts=np.zeros(len(variants), np.int64),
-        params=jax.tree.map(np.asarray, branch.params),
+        params=jax.tree.map(np.asarray, params),
         seconds=clock.elapsed(),
     )
 

@@ -39,7 +39,8 @@ def use_host_devices(count: int | None = None) -> None:
     Args:
       count: how many; default one per usable core.
 
-    Without effect on accelerators, and where JAX already runs (a notebook that has used it): its devices stay as they are.
+    Without effect on accelerators, and where JAX already runs (a notebook that has used it): its devices stay as they
+    are.
     """
     count = count or usable_cores()
     try:
@@ -48,24 +49,45 @@ def use_host_devices(count: int | None = None) -> None:
         return
 
 
-def variant_mesh(variants: int, batch: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (variant, batch) mesh that keeps as many devices busy as the counts allow.
+def mesh_shape(variants: int, batch: int, devices: int) -> tuple[int, int]:
+    """Sizes of the (variant, batch) mesh that keeps as many devices busy as the counts allow.
 
-    Variants run side by side where they divide evenly; what is left of the devices splits each variant's batch. Five
-    variants on two devices give 1 x 2, so that no device idles in a last odd round; ten give 2 x 1.
+    Variants run side by side where they divide evenly; what is left of the devices splits each variant's batch, in
+    parts that divide it. Of equally busy shapes the one with more variants side by side wins: it averages less.
 
     Args:
       variants: models to train.
-      batch: windows per step of each model; its split must divide it.
+      batch: windows per step of each model.
+      devices: how many there are.
+    """
+
+    def divisor(number: int, limit: int) -> int:
+        return max(part for part in range(1, limit + 1) if number % part == 0)
+
+    sides = [side for side in range(1, devices + 1) if variants % side == 0]
+    shapes = [(side, divisor(batch, devices // side)) for side in sides]
+    return max(shapes, key=lambda shape: (math.prod(shape), shape[0]))
+
+
+def variant_mesh(
+    variants: int,
+    batch: int,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm] (bound to a variable in JAX)
+) -> Mesh:
+    """A (variant, batch) mesh in the sizes of `mesh_shape`.
+
+    Five variants on two devices give 1 x 2, so that no device idles in a last odd round; ten give 2 x 1.
+
+    Args:
+      variants: models to train.
+      batch: windows per step of each model.
       devices: default all.
     """
     devices = list(devices) if devices is not None else jax.devices()
-    sides = [side for side in range(1, len(devices) + 1) if variants % side == 0]
-    used = {side: side * math.gcd(batch, len(devices) // side) for side in sides}
-    side = max(sides, key=lambda side: (used[side], side))
+    shape = mesh_shape(variants, batch, len(devices))
     return jax.make_mesh(
-        (side, used[side] // side),
+        shape,
         (VARIANT, BATCH),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: used[side]],
+        devices=devices[: math.prod(shape)],
     )

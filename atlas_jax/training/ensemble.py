@@ -1,8 +1,8 @@
 """Many small models of one shape trained by one compiled program: variants side by side, then one after the other.
 
-On CPUs each device runs its share of the variants in turn (`lax.map`): a model of this size fits the cache, and a `vmap`
-over variants would not. On accelerators the share runs as one `vmap`. Where the devices outnumber the variants that
-divide them, each variant's batch is split and the gradients are averaged.
+On CPUs each device runs its share of the variants in turn (`lax.map`): a model of this size fits the cache, and a
+`vmap` over variants would not. On accelerators the share runs as one `vmap`. Where the devices outnumber the variants
+that divide them, each variant's batch is split and the gradients are averaged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from atlas_jax.distributed.mesh import BATCH
@@ -30,8 +30,8 @@ def mean_over_batch_devices(tree: PyTree) -> PyTree:
     return restore(jax.lax.pmean(flat, BATCH))
 
 
-def _each_variant(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+def _each_variant(function: Callable[..., Any], mesh: Mesh | AbstractMesh) -> Callable[..., Any]:
+    on_cpu = mesh.abstract_mesh.abstract_device.platform == "cpu"
     return (lambda *args: jax.lax.map(lambda a: function(*a), args)) if on_cpu else jax.vmap(function)
 
 
@@ -41,12 +41,12 @@ def initial_states(init: Callable[[Array], TrainState], seeds: Int[Any, " e"], m
     return jax.jit(jax.vmap(lambda seed: init(jax.random.key(seed))), out_shardings=sharding)(jnp.asarray(seeds))
 
 
-def make_segment(step: Callable[..., Any], mesh: Mesh) -> Segment:
+def make_segment(step: Callable[..., Any], mesh: Mesh | AbstractMesh) -> Segment:
     """Compiles `step` into a program that moves every variant on by the same number of steps.
 
     Args:
       step: from `make_step`; give it `reduce_gradients=mean_over_batch_devices`.
-      mesh: from `variant_mesh`.
+      mesh: from `variant_mesh`; an abstract one, which must name its device, is enough to trace and lower.
 
     Returns:
       `segment(states, windows, indices, rates) -> (states, losses)`, jitted, the states donated:
@@ -76,7 +76,7 @@ def make_segment(step: Callable[..., Any], mesh: Mesh) -> Segment:
 
 
 def make_evaluation(
-    measure: Callable[[PyTree, Array], PyTree], mesh: Mesh, *, batch: int
+    measure: Callable[[PyTree, Any], PyTree], mesh: Mesh | AbstractMesh, *, batch: int
 ) -> Callable[[PyTree, Int[Array, "n t1"]], PyTree]:
     """Compiles `measure(params, windows [b, t + 1]) -> pytree of [b, ...]` over all variants and windows.
 

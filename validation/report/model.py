@@ -28,8 +28,8 @@ class Verdict:
       fail_above: the bar, in points of risk.
       summary: one or two sentences for a person.
       formula: how `risk` follows from the dimensions, in words.
-      minimum_detectable_harm: smallest true excess loss, in bits per token, that this run would have shown with 80 %
-        power at a one-sided 5 % level, from the measured seed spread; None where no control was trained.
+      minimum_detectable_harm: smallest true excess loss, in bits per token, that this run would have called harm with
+        80 % power, from the measured seed spread.
       minimum_detectable_harm_note: what that number means here, in words.
     """
 
@@ -173,7 +173,7 @@ class FlaggedRow:
     Attributes:
       row: number in the original file: line for .txt and .jsonl, data record (from 1) elsewhere.
       file: name of the file, relative to the data path (its own name when that is a single file).
-      issue: "exact duplicate", "near duplicate", "low information", "high loss" or "low loss".
+      issue: "exact duplicate", "near duplicate", "low information", "no word order", "high loss" or "low loss".
       score: strength within its issue; larger is worse; the unit is said in `detail`.
       detail: the evidence in words, for example "copy of row 17".
       text: the beginning of the row.
@@ -230,6 +230,12 @@ class Report:
     def to_json(self) -> str:
         """This report as JSON text (strict: a NaN is written as null)."""
         return json.dumps(_finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def show(self) -> None:
+        """Displays the page in a notebook, prints the summary elsewhere."""
+        from validation.report.notebook import show  # the notebook view is built on this module
+
+        show(self)
 
 
 def _finite(value: Any) -> Any:

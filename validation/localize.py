@@ -1,0 +1,234 @@
+"""Which rows do it: copies, rows without content or word order, and rows whose loss stands out.
+
+A row is scored by tier-1 models that never trained on it. The sign of the damage differs: rows whose words are in no order
+cost a model as much as their own shuffle does; foreign rows have high loss under the trusted models; rows that say what
+others say (templates) have low loss under models of this data, lower than the trusted models give them. Each score has its own
+null distribution, from the reference's own rows where there is one, and rows are flagged at a stated false discovery rate.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, PyTree
+
+from atlas_jax.data import Tokenizer, pack
+from atlas_jax.distributed.mesh import BATCH, variant_mesh
+from atlas_jax.training.ensemble import make_evaluation
+from spectral.resonance import ResonanceConfig
+from validation.corpus import Circle, TokenRows, tokenize
+from validation.diversity.low_information import low_information_scores, reasons
+from validation.outliers import conformal, low_group, no_signal, robust_high
+from validation.prepare import Problem, Side
+from validation.tiers import token_losses
+
+GROUP = 512  # windows per call of the compiled scorer
+LEAST_TOKENS = 16  # a shorter row says too little about itself
+FALSE_DISCOVERIES = 0.05  # share of rows flagged for their loss that may be harmless
+MOST = 0.6  # where more rows than this stand out, it is not the rows
+ORDER_PRECISION = 0.9  # share of rows flagged for their word order that have none
+
+
+@dataclass(frozen=True)
+class Flags:
+    """One entry per flagged row and issue, worst first within an issue; all arrays [k].
+
+    Attributes:
+      rows: index into the corpus.
+      issue: see `report.FlaggedRow`.
+      score: strength, in the unit said by `detail`.
+      detail: the evidence in words.
+    """
+
+    rows: Int[np.ndarray, " k"]
+    issue: list[str]
+    score: Float[np.ndarray, " k"]
+    detail: list[str]
+
+
+def score_rows(
+    config: ResonanceConfig,
+    params: PyTree,
+    tokens: TokenRows,
+    rows: Int[np.ndarray, " m"],
+    tokenizer: Tokenizer,
+    length: int,
+) -> Float[np.ndarray, "e m"]:
+    """Mean loss of every row under every model, bits per token.
+
+    Args:
+      config: the models' size.
+      params: their parameters, stacked [e, ...].
+      tokens: all rows as tokens.
+      rows: which to score.
+      tokenizer: theirs.
+      length: tokens per window.
+    """
+    packed = pack([tokens.documents[r] for r in rows], length=length, eos=tokenizer.eos, row_ids=np.arange(len(rows)))
+    models = jax.tree.leaves(params)[0].shape[0]
+    mesh = variant_mesh(models, 8)
+    evaluate = make_evaluation(lambda p, w: token_losses(config, p, w)[0], mesh, batch=8 // mesh.shape[BATCH])
+    total, count = np.zeros((models, len(rows))), np.zeros(len(rows))
+    for start in range(0, len(packed.tokens), GROUP):
+        windows, owner = packed.tokens[start : start + GROUP], packed.rows[start : start + GROUP, 1:]
+        padded = np.concatenate([windows, np.repeat(windows[:1], GROUP - len(windows), axis=0)])
+        bits = np.asarray(evaluate(params, padded))[:, : len(windows)]
+        valid = owner >= 0
+        count += np.bincount(owner[valid], minlength=len(rows))
+        for model in range(models):
+            total[model] += np.bincount(owner[valid], weights=bits[model][valid], minlength=len(rows))
+    return total / np.maximum(count, 1)
+
+
+def shuffled_words(text: str, rng: np.random.Generator) -> str:
+    """The text with its words in random order, the white space between them as it was."""
+    parts = re.split(r"(\s+)", text)
+    words = parts[::2]
+    parts[::2] = [words[i] for i in rng.permutation(len(words))]
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of the rows of one side, all [n] in bits per token; NaN where a row was not scored.
+
+    Attributes:
+      own: loss under models of the data.
+      trusted: loss under models of the reference; None without one.
+      order: loss of the row with its words shuffled, minus its own, times the root of its tokens.
+      chance: the same between two shuffles: what `order` is when there is no order.
+    """
+
+    own: Float[np.ndarray, " n"]
+    trusted: Float[np.ndarray, " n"] | None
+    order: Float[np.ndarray, " n"]
+    chance: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Tier-1 models that score rows: parameters [e, ...], the arcs they trained on, and the side those arcs are of."""
+
+    config: ResonanceConfig
+    params: PyTree
+    starts: list[float]
+    tokens: int
+    circle: Circle
+
+    def losses(
+        self, side: Side, tokens: TokenRows, rows: Int[np.ndarray, " m"], problem: Problem, length: int
+    ) -> Float[np.ndarray, " m"]:
+        """Mean loss of rows of a side under the models that did not train on them, bits per token."""
+        scores = score_rows(self.config, self.params, tokens, rows, problem.tokenizer, length)
+        if side.circle is not self.circle:
+            return scores.mean(axis=0)
+        unseen = np.ones((len(self.starts), len(side.corpus.texts)), bool)
+        for model, start in enumerate(self.starts):
+            unseen[model, self.circle.arc(start, self.tokens)] = False
+        unseen = unseen[:, rows]
+        count = unseen.sum(axis=0)
+        return np.where(count > 0, (scores * unseen).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def score_side(side: Side, own: Judges, trusted: Judges | None, problem: Problem, *, length: int, limit: int) -> Scored:
+    """Scores the rows of one side, a random part of them where there are more than `limit` tokens."""
+    n = len(side.corpus.texts)
+    rng = np.random.default_rng([problem.seed, 3])
+    rows = rng.permutation(np.flatnonzero(side.tokens.sizes >= LEAST_TOKENS))
+    rows = np.sort(rows[np.cumsum(side.tokens.sizes[rows]) <= limit])
+    judge = trusted or own
+
+    def full(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+        out = np.full(n, np.nan)
+        out[rows] = values
+        return out
+
+    by_own = own.losses(side, side.tokens, rows, problem, length)
+    by_trusted = None if trusted is None else trusted.losses(side, side.tokens, rows, problem, length)
+    shuffles = []
+    for _ in range(2):
+        texts = [shuffled_words(text, rng) for text in side.corpus.texts]
+        shuffled = tokenize(texts, np.zeros(n, np.int64), problem.tokenizer)
+        shuffles.append(judge.losses(side, shuffled, rows, problem, length))
+    root = np.sqrt(side.tokens.sizes[rows])
+    natural = by_own if by_trusted is None else by_trusted
+    return Scored(
+        full(by_own),
+        None if by_trusted is None else full(by_trusted),
+        full((shuffles[0] - natural) * root),
+        full((shuffles[0] - shuffles[1]) * root),
+    )
+
+
+def flag_rows(problem: Problem, scored: Scored, reference: Scored | None) -> Flags:
+    """All flagged rows of the data; a row may carry several issues.
+
+    Args:
+      problem: the run.
+      scored: the data's rows.
+      reference: the reference's rows, scored in the same way; None without one.
+    """
+    duplicates, corpus = problem.duplicates, problem.data.corpus
+    found: list[tuple[int, str, float, str]] = []
+
+    def place(row: int) -> str:
+        return f"row {corpus.row[row]}"
+
+    for row in np.flatnonzero(duplicates.exact_of >= 0).tolist():
+        found.append((row, "exact duplicate", 1.0, f"copy of {place(duplicates.exact_of[row])}"))
+    for row in np.flatnonzero((duplicates.near_of >= 0) & (duplicates.exact_of < 0)).tolist():
+        similarity = float(duplicates.similarity[row])
+        found.append((row, "near duplicate", similarity, f"{similarity:.0%} alike to {place(duplicates.near_of[row])}"))
+    emptiness = low_information_scores(corpus.texts)
+    for row, reason in enumerate(reasons(corpus.texts)):
+        if reason is not None:
+            found.append((row, "low information", float(emptiness[row]), reason))
+    taken = {row for row, *_ in found}
+    usable = np.flatnonzero(np.isfinite(scored.order) & np.isfinite(scored.own))
+    usable = usable[~np.isin(usable, list(taken))]
+    for rows, issue, score, shown, words in _by_loss(usable, scored, reference):
+        order = np.argsort(-score, kind="stable")
+        found += [(int(rows[i]), issue, float(score[i]), words.format(shown[i])) for i in order]
+    return Flags(
+        np.array([f[0] for f in found], np.int64),
+        [f[1] for f in found],
+        np.array([f[2] for f in found]),
+        [f[3] for f in found],
+    )
+
+
+_Finding = tuple[Int[np.ndarray, " k"], str, Float[np.ndarray, " k"], Float[np.ndarray, " k"], str]
+
+
+def _by_loss(rows: Int[np.ndarray, " m"], scored: Scored, reference: Scored | None) -> list[_Finding]:
+    """(rows, issue, score, value shown, detail) of each issue that shows in the losses."""
+    null = scored.chance[np.isfinite(scored.chance)]
+    good = None if reference is None else reference.order[np.isfinite(reference.order)]
+    orderless = no_signal(scored.order[rows], null, good, ORDER_PRECISION)
+    value = scored.order[rows][orderless]
+    detail = "shuffling its words changes its loss by {:+.1f} bits x root tokens, as for text without any order"
+    out: list[_Finding] = [(rows[orderless], "no word order", -value, value, detail)]
+    rows = rows[~orderless]
+    own = scored.own[rows]
+    if reference is None or scored.trusted is None or reference.trusted is None:
+        high, low = robust_high(own), low_group(own)
+        out.append((rows[high], "high loss", own[high], own[high], "{:.2f} bits per token, far above the rest"))
+        detail = "one of a group of rows that foretell each other: {:.2f} bits per token"
+        out.append((rows[low], "low loss", -own[low], own[low], detail))
+        return out
+    known = np.isfinite(reference.own) & np.isfinite(reference.trusted)
+    trusted = scored.trusted[rows]
+    advantage = trusted - own
+    foreign = conformal(trusted, reference.trusted[known], FALSE_DISCOVERIES)
+    alike = conformal(advantage, (reference.trusted - reference.own)[known], FALSE_DISCOVERIES)
+    if len(rows) and (alike.mean() > MOST or foreign.mean() > MOST):
+        return out  # the data as a whole differs from the reference: no row stands out from its neighbours
+    foreign &= ~alike
+    detail = "{:.2f} bits per token under models of the reference"
+    out.append((rows[foreign], "high loss", trusted[foreign], trusted[foreign], detail))
+    detail = "models of this data foretell it better than models of the reference do, by {:.2f} bits per token"
+    out.append((rows[alike], "low loss", advantage[alike], advantage[alike], detail))
+    return out
