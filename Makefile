@@ -37,6 +37,7 @@ format: setup
 types: setup
 	$(VENV)/bin/pyright
 
+# Runs the notebook and keeps it with its outputs beside the script.
 notebook: setup
 	$(VENV)/bin/jupytext --to ipynb --execute --output notebooks/validate.ipynb notebooks/validate.py
 

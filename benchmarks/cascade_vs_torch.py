@@ -30,9 +30,9 @@ from spectral.resonance import ResonanceConfig
 from validation.corpus import read_corpus
 from validation.datasets import open_dataset
 from validation.datasets.standard_library import write_standard_library
-from validation.prepare import data_variants, prepare, training_windows
-from validation.profiles import PROFILES, Profile
-from validation.tiers import CHECKPOINTS, DECAY, STEP_GRAIN, HeldOut, Variant, learning_rates, model_config, train_tier
+from validation.prepare import data_variants, held_out_for, prepare, training_windows
+from validation.profiles import BRANCH_GRAIN, PROFILES, Profile
+from validation.tiers import CHECKPOINTS, DECAY, HeldOut, Variant, learning_rates, model_config, train_tier
 
 TOLERANCE = 1e-4  # relative, in the norm of each array
 CHECKED_STEPS = 3
@@ -64,7 +64,8 @@ def tier_works(data: Path, profile: Profile) -> list[TierWork]:
         variants = data_variants(plan, 0)
         packed = training_windows(problem.data, plan, variants, problem, profile)
         config = model_config(plan, profile, problem.tokenizer.vocab_size)
-        works.append(TierWork(config, variants, packed, problem.held_out, problem.steps, profile))
+        held_out = held_out_for(plan, variants, problem, profile)
+        works.append(TierWork(config, variants, packed, held_out, problem.steps, profile))
     return works
 
 
@@ -125,7 +126,7 @@ def _peer_work(work: TierWork, index: int, share: float) -> Any:
     from benchmarks.torch_resonance import Work
 
     variant, packed = work.variants[index], work.packed[index]
-    steps = max(STEP_GRAIN // 8, round(work.steps * share))
+    steps = BRANCH_GRAIN * max(1, round(work.steps * share / BRANCH_GRAIN))
     ends = [round(steps * end) for end in CHECKPOINTS]
     held_out = work.held_out.windows[: math.ceil(len(work.held_out.windows) * share)]
     return Work(

@@ -22,11 +22,15 @@ from benchmarks import figures
 from validation.cascade import PASS, RISKY
 from validation.datasets.standard_library import write_standard_library
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 
 
 class Run(NamedTuple):
-    """A finished command: wall seconds, and the largest sum of resident memory over its processes, in bytes."""
+    """A finished command: wall seconds, and the largest sum of resident memory over its processes, in bytes.
+
+    The sum is polled, so a peak shorter than POLL_SECONDS may be missed. The kernel's own record of finished children is
+    no better: it counts one process, not the tree, and starts from the memory of the process that forked it.
+    """
 
     seconds: float
     peak_bytes: int
@@ -49,8 +53,7 @@ def timed(command: list[str], environment: dict[str, str]) -> Run:
             output.seek(0)
             text = output.read().decode(errors="replace")
             raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}:\n{text[-4000:]}")
-    # Polling misses short peaks; the kernel remembers that of the largest single process so far.
-    return Run(seconds, max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))
+    return Run(seconds, peak)
 
 
 def _tree_bytes(root: int) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from atlas_jax.types import PyTree
@@ -100,7 +101,7 @@ def init_state(config: ResonanceConfig, batch: int) -> ResonanceState:
 
 
 def features(
-    config: ResonanceConfig, params: PyTree, tokens: Int[Array, "b t"], state: ResonanceState | None = None
+    config: ResonanceConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: ResonanceState | None = None
 ) -> tuple[Float[Array, "b t d"], ResonanceState]:
     """The normalised activations that the head reads, and the state after the last token."""
     x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
@@ -117,7 +118,7 @@ def features(
 
 
 def apply(
-    config: ResonanceConfig, params: PyTree, tokens: Int[Array, "b t"], state: ResonanceState | None = None
+    config: ResonanceConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: ResonanceState | None = None
 ) -> tuple[Float[Array, "b t v"], ResonanceState]:
     """Logits for the token after each given one, and the state after the last; `state=None` starts a sequence."""
     x, state = features(config, params, tokens, state)

@@ -16,7 +16,7 @@ from validation.prepare import Problem
 from validation.profiles import Profile, TierPlan
 from validation.tiers import TierResult, load_result, store_result
 
-FORMAT = 2  # raised whenever training or measuring changes, so that old results are not compared with new ones
+FORMAT = 4  # raised whenever training or measuring changes, so that old results are not compared with new ones
 
 
 def control_key(problem: Problem, profile: Profile, plan: TierPlan) -> str:
@@ -57,7 +57,9 @@ def cached_controls(key: str, config: ResonanceConfig, count: int, train: Callab
 
 def _move(partial: Path, final: Path) -> None:
     """Puts a finished folder in its place; another process may have been faster, with the same numbers."""
-    if final.exists():
-        shutil.rmtree(partial)
-    else:
+    try:
         partial.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+        shutil.rmtree(partial)

@@ -185,28 +185,44 @@ def by_target(values: Shaped[np.ndarray, " stream"], packed: Packed) -> Shaped[n
 
 @dataclass(frozen=True)
 class Words:
-    """How often each word occurs in some text, where a word is a run of tokens between non-alphanumeric borders.
+    """Where each word of some rows stands; a word is a run of tokens between non-alphanumeric borders.
 
     Words, not tokens, because a byte-pair encoding spells rare words out of common tokens.
+
+    Attributes:
+      hashes: of the distinct words, sorted.
+      word: for every occurrence, the index of its word.
+      row: for every occurrence, the row it stands in.
+      borders: does a token begin (end) with something other than a letter or digit.
     """
 
-    hashes: UInt64[np.ndarray, " words"]
-    counts: Int[np.ndarray, " words"]
-    borders: Bool[np.ndarray, "2 vocab"]  # does a token begin (end) with something other than a letter or digit
+    hashes: UInt64[np.ndarray, " distinct"]
+    word: Int[np.ndarray, " words"]
+    row: Int[np.ndarray, " words"]
+    borders: Bool[np.ndarray, "2 vocab"]
 
-    def frequency(self, stream: Int[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
-        """For every token of a stream, how often the word that it belongs to occurs in the counted text."""
+    def frequency(self, stream: Int[np.ndarray, " t"], rows: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " t"]:
+        """For every token of a stream, how often the word that it belongs to occurs in the given rows."""
+        counts = np.bincount(self.word[rows[self.row]], minlength=len(self.hashes))
         hashes, word = _word_hashes(stream, self.borders)
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        return np.where(self.hashes[place] == hashes, self.counts[place], 0)[word]
+        return np.where(self.hashes[place] == hashes, counts[place], 0)[word]
 
 
-def count_words(stream: Int[np.ndarray, " t"], tokenizer: Tokenizer) -> Words:
-    """Word counts of a stream of tokens."""
+def find_words(tokens: TokenRows, rows: Int[np.ndarray, " m"], tokenizer: Tokenizer) -> Words:
+    """The words of some rows."""
     pieces = [tokenizer.decode([token]) or " " for token in range(tokenizer.vocab_size)]
     borders = np.array([[not p[0].isalnum() for p in pieces], [not p[-1].isalnum() for p in pieces]])
-    hashes, counts = np.unique(_word_hashes(stream, borders)[0], return_counts=True)
-    return Words(hashes, counts, borders)
+    stream = token_stream(tokens, rows, tokenizer.eos)
+    hashes, word = _word_hashes(stream, borders)
+    first = np.flatnonzero(np.diff(word, prepend=-1))
+    distinct, index = np.unique(hashes, return_inverse=True)
+    return Words(distinct, index, np.repeat(rows, tokens.sizes[rows])[first], borders)
+
+
+def token_stream(tokens: TokenRows, rows: Int[np.ndarray, " m"], eos: int) -> Int[np.ndarray, " t"]:
+    """The rows one after the other, each with its end of text, as `pack` lays them out."""
+    return np.concatenate([part for r in rows for part in (tokens.documents[r], np.array([eos], np.int32))])
 
 
 def _word_hashes(

@@ -67,8 +67,10 @@ def score_rows(
       tokenizer: theirs.
       length: tokens per window.
     """
-    packed = pack([tokens.documents[r] for r in rows], length=length, eos=tokenizer.eos, row_ids=np.arange(len(rows)))
     models = jax.tree.leaves(params)[0].shape[0]
+    if not len(rows):  # every row is too short to be scored
+        return np.zeros((models, 0))
+    packed = pack([tokens.documents[r] for r in rows], length=length, eos=tokenizer.eos, row_ids=np.arange(len(rows)))
     mesh = variant_mesh(models, 8)
     evaluate = make_evaluation(lambda p, w: token_losses(config, p, w)[0], mesh, batch=8 // mesh.shape[BATCH])
     total, count = np.zeros((models, len(rows))), np.zeros(len(rows))
@@ -214,7 +216,8 @@ def _by_loss(rows: Int[np.ndarray, " m"], scored: Scored, reference: Scored | No
     rows = rows[~orderless]
     own = scored.own[rows]
     if reference is None or scored.trusted is None or reference.trusted is None:
-        high, low = robust_high(own), low_group(own)
+        high, low = robust_high(own), np.zeros(len(own), bool)
+        low[~high] = low_group(own[~high])  # of the rest: next to a few foreign rows all others are a low group
         out.append((rows[high], "high loss", own[high], own[high], "{:.2f} bits per token, far above the rest"))
         detail = "one of a group of rows that foretell each other: {:.2f} bits per token"
         out.append((rows[low], "low loss", -own[low], own[low], detail))

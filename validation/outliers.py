@@ -34,6 +34,8 @@ def conformal(
 
 def robust_high(scores: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Scores far above the rest; the scale comes from the lower half, which a bad upper tail cannot widen."""
+    if not len(scores):
+        return np.zeros(0, bool)
     centre = np.median(scores)
     spread = centre - np.quantile(scores, 0.1587)
     return scores > centre + ROBUST_SIGMAS * max(float(spread), 1e-9)

@@ -15,15 +15,16 @@ from validation.corpus import (
     TokenRows,
     by_target,
     circle,
-    count_words,
     deal,
+    find_words,
+    token_stream,
     tokenize,
     windows,
 )
 from validation.datasets import DatasetError
 from validation.diversity.duplicates import Duplicates, find_duplicates
 from validation.profiles import Profile, TierPlan
-from validation.tiers import STEP_GRAIN, HeldOut, Variant
+from validation.tiers import HeldOut, Variant
 
 HELD_OUT_SHARE = 0.1  # of the tokens, at most
 HELD_OUT_BLOCKS = 4  # contiguous stretches, where neighbouring rows belong to one document
@@ -160,7 +161,7 @@ def _steps(sides: tuple[Side, Side | None], profile: Profile) -> int:
     """Steps such that a model sees about half of the smaller side once; fewer leaves too little to tell models apart."""
     per_step = profile.batch * profile.length
     for side, name in zip(sides, ("the data", "the reference"), strict=True):
-        needed = STEP_GRAIN * per_step
+        needed = profile.step_grain * per_step
         if side is not None and side.circle.tokens < needed:
             rows = len(side.circle.order)
             more = math.ceil(needed / max(1, side.circle.tokens) * max(1, rows))
@@ -169,25 +170,41 @@ def _steps(sides: tuple[Side, Side | None], profile: Profile) -> int:
                 f"to train on, expected at least {needed:,} tokens (about {more:,} rows of this length)"
             )
     smallest = min(side.circle.tokens for side in sides if side is not None)
-    return int(np.clip(smallest // 2 // per_step // STEP_GRAIN * STEP_GRAIN, STEP_GRAIN, profile.steps))
+    grain = profile.step_grain
+    return int(np.clip(smallest // 2 // per_step // grain * grain, grain, profile.steps))
 
 
 def _held_out(side: Side, rows: Int[np.ndarray, " h"], tokenizer: Tokenizer, profile: Profile) -> HeldOut:
     tokens = side.tokens
     packed = pack([tokens.documents[r] for r in rows], length=profile.length, eos=tokenizer.eos, row_ids=rows)
-    packed = Packed(packed.tokens[: profile.held_out_windows], packed.rows[: profile.held_out_windows])
-    stream = _stream(tokens, rows, tokenizer.eos)
+    packed = Packed(packed.tokens[: profile.held_out_windows].copy(), packed.rows[: profile.held_out_windows])
     trained_on = np.concatenate([np.arange(int(tokens.sizes[r])) >= tokens.prompt[r] for r in rows])
     measured = by_target(trained_on, packed)
-    seen = count_words(_stream(tokens, side.circle.order, tokenizer.eos), tokenizer)
-    frequency = by_target(seen.frequency(stream), packed)
-    rarest = np.quantile(frequency[measured], TAIL_SHARE, method="inverted_cdf")
     lengths = tokenizer.byte_lengths()[packed.tokens[:, 1:]]
-    return HeldOut(packed.tokens.copy(), measured, measured & (frequency <= rarest), float(lengths[measured].mean()))
+    return HeldOut(packed.tokens, measured, np.zeros((0, *measured.shape), bool), float(lengths[measured].mean()))
 
 
-def _stream(tokens: TokenRows, rows: Int[np.ndarray, " m"], eos: int) -> Int[np.ndarray, " t"]:
-    return np.concatenate([part for r in rows for part in (tokens.documents[r], np.array([eos], np.int32))])
+def held_out_for(plan: TierPlan, variants: list[Variant], problem: Problem, profile: Profile) -> HeldOut:
+    """The held-out part with the rarest decile of words of every variant.
+
+    How rare a word is, is counted in the trusted side outside the variant's arc: rows that neither this model nor its paired
+    control trained on. Counted in what the control saw, the rarest words would be those that happen to be missing there, and
+    the control would look bad on them (wikitext-2: by 0.3 bits per token).
+    """
+    side = problem.reference or problem.data
+    stream = token_stream(side.tokens, problem.held_out_rows, problem.tokenizer.eos)
+    words = find_words(side.tokens, side.circle.order, problem.tokenizer)
+    packed = Packed(problem.held_out.windows, np.zeros_like(problem.held_out.windows))
+    masks = []
+    for variant in variants:
+        outside = np.ones(len(side.corpus.texts), bool)
+        outside[side.circle.arc(variant.subsample / plan.count, profile.tokens(problem.steps))] = False
+        if not outside[side.circle.order].any():  # too little text for two halves: the count is over all of it
+            outside[:] = True
+        frequency = by_target(words.frequency(stream, outside), packed)
+        rarest = np.quantile(frequency[problem.held_out.measured], TAIL_SHARE, method="inverted_cdf")
+        masks.append(problem.held_out.measured & (frequency <= rarest))
+    return problem.held_out._replace(tail=np.stack(masks))
 
 
 def data_variants(plan: TierPlan, seed: int) -> list[Variant]:

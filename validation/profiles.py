@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BRANCH_GRAIN = 40  # the shortest branch is an eighth of all steps and decays over a fifth of that
+
 RATE_MULTIPLIERS = (1.0, 0.5)  # two learning rates a tier: rankings of data recipes flip with the rate
 
 
@@ -42,8 +44,7 @@ class Profile:
     Attributes:
       name: as given on the command line.
       tiers: small to large; 18 models in all.
-      steps: optimizer steps of a model on a large enough dataset; a multiple of 16 x `segment` so that all four decayed
-        checkpoints end on a segment.
+      steps: optimizer steps of a model on a large enough dataset, a multiple of `step_grain`.
       segment: steps per call of the compiled program: the grain of progress and of resuming.
       batch: windows per step.
       length: predicted tokens per window.
@@ -64,6 +65,11 @@ class Profile:
     score_tokens: int
     text_bytes: int
 
+    @property
+    def step_grain(self) -> int:
+        """Steps are a multiple of this, so that every branch of a tier starts and ends on a whole segment."""
+        return BRANCH_GRAIN * self.segment
+
     def tokens(self, steps: int) -> int:
         """Tokens that a model sees in that many steps."""
         return steps * self.batch * self.length
@@ -80,8 +86,8 @@ PROFILES: dict[str, Profile] = {
     "quick": Profile(
         name="quick",
         tiers=_LAPTOP_TIERS,
-        steps=256,
-        segment=4,
+        steps=240,
+        segment=2,
         batch=4,
         length=128,
         vocab_size=1024,
@@ -94,7 +100,7 @@ PROFILES: dict[str, Profile] = {
         name="laptop",
         tiers=_LAPTOP_TIERS,
         steps=640,
-        segment=8,
+        segment=2,
         batch=4,
         length=128,
         vocab_size=1024,
@@ -110,8 +116,8 @@ PROFILES: dict[str, Profile] = {
             TierPlan(d_model=256, layers=4, heads=8, learning_rate=0.006, models=(3, 2), controls=3),
             TierPlan(d_model=512, layers=6, heads=16, learning_rate=0.003, models=(2, 1), controls=0),
         ),
-        steps=2560,
-        segment=32,
+        steps=2400,
+        segment=8,
         batch=32,
         length=256,
         vocab_size=4096,

@@ -25,7 +25,7 @@ from validation.assemble import Request, Trained, assemble, checkpoint_tokens, f
 from validation.controls import cached_controls, control_key
 from validation.corpus import by_target, circle, deal, read_corpus
 from validation.localize import Flags, Judges, Scored, flag_rows, score_side
-from validation.prepare import Problem, Side, data_variants, prepare, training_windows
+from validation.prepare import Problem, Side, data_variants, held_out_for, prepare, training_windows
 from validation.profiles import Profile, TierPlan
 from validation.report import Prediction, Report
 from validation.scaling import predict
@@ -179,7 +179,7 @@ def _train(number: int, plan: TierPlan, problem: Problem, profile: Profile, stat
             config,
             chosen,
             training_windows(side, plan, chosen, problem, profile),
-            problem.held_out,
+            held_out_for(plan, chosen, problem, profile),
             steps=problem.steps,
             segment=profile.segment,
             batch=profile.batch,
@@ -237,7 +237,9 @@ def _predict(trained: list[Trained], plan: TierPlan, problem: Problem, profile: 
             "baseline": float(tiers[-1].loss[:, -1].mean()),
             "written": line,
         }
-        log.write_text(json.dumps(kept), encoding="utf-8")
+        partial = log.with_suffix(".tmp")
+        partial.write_text(json.dumps(kept), encoding="utf-8")
+        partial.replace(log)
     kept = json.loads(log.read_text(encoding="utf-8"))
     digest = hashlib.sha256(kept["written"].encode()).hexdigest()
     low, high = kept["interval"]
@@ -278,15 +280,14 @@ def _removal_gains(
     removed = sizes[data.circle.order].sum() - sizes[kept].sum()
     if removed < WORTH_RETRAINING * sizes.sum() or sizes[kept].sum() < profile.batch * profile.length * 8:
         return None
-    held_out = problem.held_out
-    if problem.reference is None:
-        owner = _held_out_rows(problem)
-        held_out = held_out._replace(measured=held_out.measured & ~np.isin(owner, bad), tail=held_out.tail & False)
     places = deal(problem.duplicates.group, problem.seed)
     without = replace(data, circle=circle(kept, places, sizes))
     plan = tier.plan
     config = model_config(plan, profile, problem.tokenizer.vocab_size)
     chosen = tier.variants[: plan.models[0]]
+    held_out = held_out_for(plan, chosen, problem, profile)
+    if problem.reference is None:  # what is removed must not be asked for either
+        held_out = held_out._replace(measured=held_out.measured & ~np.isin(_held_out_rows(problem), bad))
     label = f"{len(chosen)} models without the flagged rows"
     result = train_tier(
         config,

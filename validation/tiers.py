@@ -25,11 +25,10 @@ from atlas_jax.training import Checkpointer, TrainState, adamw, init_state, loop
 from atlas_jax.training.ensemble import initial_states, make_evaluation, make_segment, mean_over_batch_devices
 from spectral import resonance
 from spectral.resonance import ResonanceConfig
-from validation.profiles import Profile, TierPlan
+from validation.profiles import BRANCH_GRAIN, Profile, TierPlan
 
 CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
 DECAY = 1 / 5  # of a branch
-STEP_GRAIN = 80  # steps are a multiple of this, so that every branch starts and ends on a whole segment
 SAVE_EVERY_SECONDS = 5.0
 RESTARTS = 3
 LN2 = float(np.log(2))
@@ -48,7 +47,7 @@ class HeldOut(NamedTuple):
 
     windows: Int[np.ndarray, "n t1"]
     measured: Bool[np.ndarray, "n t"]
-    tail: Bool[np.ndarray, "n t"]  # the rarest decile, part of `measured`
+    tail: Bool[np.ndarray, "e n t"]  # the rarest decile of words, part of `measured`, for every model of a tier
     bytes_per_token: float
 
 
@@ -175,7 +174,7 @@ def _evaluate(program: _Program, params: PyTree, held_out: HeldOut) -> tuple[np.
     bits, hits = (np.asarray(x)[:, :count] for x in program.evaluate(params, padded))
     return (
         bits[:, held_out.measured].mean(axis=1, dtype=np.float64),
-        bits[:, held_out.tail].mean(axis=1, dtype=np.float64),
+        np.array([own[tail].mean(dtype=np.float64) for own, tail in zip(bits, held_out.tail, strict=True)]),
         hits[:, held_out.measured].mean(axis=1, dtype=np.float64),
     )
 
@@ -207,12 +206,19 @@ def train_tier(
       variants: e models.
       packed: training windows of each variant.
       held_out: what they are measured on.
-      steps: optimizer steps of a model, a multiple of STEP_GRAIN.
-      segment: steps per call of the compiled program; must divide STEP_GRAIN / 40.
+      steps: optimizer steps of a model, a multiple of 40 segments.
+      segment: steps per call of the compiled program.
       batch: windows per step.
       directory: where checkpoints go; an interrupted tier goes on from there with the same final numbers.
       on_progress: called after every segment.
+
+    Raises:
+      ValueError: a branch would not end on a whole segment.
     """
+    if steps < 1 or steps % (BRANCH_GRAIN * segment):
+        raise ValueError(
+            f"train_tier: steps={steps}, expected a multiple of {BRANCH_GRAIN} segments of {segment} steps"
+        )
     result = _train(config, variants, packed, held_out, steps, segment, batch, directory / "attempt-0", on_progress)
     for attempt in range(1, RESTARTS + 1):
         # A model that knows less than the uniform distribution over tokens has diverged.
@@ -220,8 +226,8 @@ def train_tier(
         if not len(bad):
             break
         slower = [variants[i]._replace(learning_rate=variants[i].learning_rate * 0.5**attempt) for i in bad]
-        where = directory / f"attempt-{attempt}"
-        again = _train(config, slower, [packed[i] for i in bad], held_out, steps, segment, batch, where, on_progress)
+        where, theirs = directory / f"attempt-{attempt}", held_out._replace(tail=held_out.tail[bad])
+        again = _train(config, slower, [packed[i] for i in bad], theirs, steps, segment, batch, where, on_progress)
         result = _merge(result, again, bad, attempt)
     return result
 

@@ -77,7 +77,7 @@ def make_segment(step: Callable[..., Any], mesh: Mesh | AbstractMesh) -> Segment
 
 def make_evaluation(
     measure: Callable[[PyTree, Any], PyTree], mesh: Mesh | AbstractMesh, *, batch: int
-) -> Callable[[PyTree, Int[Array, "n t1"]], PyTree]:
+) -> Callable[[PyTree, Any], PyTree]:
     """Compiles `measure(params, windows [b, t + 1]) -> pytree of [b, ...]` over all variants and windows.
 
     The windows are split over the mesh's batch axis and go through in groups of `batch`, so that memory stays small.

@@ -106,9 +106,9 @@ def bar(dimension: Dimension) -> str:
     if dimension.threshold is None:
         return "no bar"
     if dimension.value is None or dimension.passed is None:
-        return f"{dimension.threshold:g}"
+        return f"{number(dimension.threshold)}"
     at_most = (dimension.value <= dimension.threshold) == dimension.passed
-    return f"{'at most' if at_most else 'at least'} {dimension.threshold:g}"
+    return f"{'at most' if at_most else 'at least'} {number(dimension.threshold)}"
 
 
 def gain(recommendation: Recommendation) -> str:
@@ -138,7 +138,7 @@ def detectable_harm(verdict: Verdict) -> str:
     if smallest is None or not math.isfinite(smallest):
         return "Minimum detectable harm unknown: no control was trained, so no size of harm was ruled out."
     size = f"{number(smallest)} bits per token of excess held-out loss"
-    return f"Minimum detectable harm: {size} (80 % power, one-sided 5 %)."
+    return f"Minimum detectable harm: {size} (80 % power)."
 
 
 def unknown_dimensions(report: Report) -> list[str]:
