@@ -128,7 +128,7 @@ def _peer_work(work: TierWork, index: int, share: float) -> Any:
     variant, packed = work.variants[index], work.packed[index]
     steps = BRANCH_GRAIN * max(1, round(work.steps * share / BRANCH_GRAIN))
     ends = [round(steps * end) for end in CHECKPOINTS]
-    held_out = work.held_out.windows[: math.ceil(len(work.held_out.windows) * share)]
+    held_out = work.held_out.windows[: math.ceil(len(work.held_out.windows) * steps / work.steps)]
     return Work(
         windows=packed.tokens.copy(),
         order=batch_order(count=len(packed.tokens), batch=work.profile.batch, steps=steps, seed=variant.seed),
@@ -139,6 +139,8 @@ def _peer_work(work: TierWork, index: int, share: float) -> Any:
     )
 
 
+@jax.enable_x64(True)
+@jax.numpy_dtype_promotion("standard")  # metrics stay float32
 def check_same_mathematics(work: TierWork, steps: int = CHECKED_STEPS) -> dict[str, float]:
     """Takes the first steps of a tier's first model on both sides.
 
@@ -162,7 +164,6 @@ def check_same_mathematics(work: TierWork, steps: int = CHECKED_STEPS) -> dict[s
         del key
         return token_losses(work.config, params, windows)[0].mean() * LN2, {}
 
-    jax.config.update("jax_enable_x64", True)
     optimizer, layers, batch = adamw(), work.config.layers, work.profile.batch
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: leaf.astype("float64"), resonance.init(work.config, key))

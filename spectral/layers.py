@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from atlas_jax.nn import linear
 from spectral.convolution import Modes, ModeState, causal_convolution
 
 
@@ -83,11 +84,11 @@ class MultiHeadFrequencyLayer(nn.Module):
         )
         w_in = self.param("in", nn.initializers.lecun_normal(), (d, 2 * d))
         w_out = self.param("out", nn.initializers.lecun_normal(), (d, d))
-        value, gate = jnp.split(x @ w_in, 2, axis=-1)
+        value, gate = jnp.split(linear(x, w_in), 2, axis=-1)
         mixed, state = causal_convolution(
             value.reshape(batch, length, self.heads, d // self.heads), modes, state, chunk=self.chunk
         )
-        return (mixed.reshape(batch, length, d) * nn.silu(gate)) @ w_out, state
+        return linear(mixed.reshape(batch, length, d) * nn.silu(gate), w_out), state
 
 
 class FeedForward(nn.Module):
@@ -100,7 +101,7 @@ class FeedForward(nn.Module):
         d = x.shape[-1]
         up = self.param("up", nn.initializers.lecun_normal(), (d, self.width))
         down = self.param("down", nn.initializers.lecun_normal(), (self.width, d))
-        return jnp.square(nn.relu(x @ up)) @ down
+        return linear(jnp.square(nn.relu(linear(x, up))), down)
 
 
 class ResonanceBlock(nn.Module):

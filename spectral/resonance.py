@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.nn import linear
 from atlas_jax.types import PyTree
 from spectral import convolution
 from spectral.layers import ResonanceBlock, rms_norm
@@ -122,7 +123,7 @@ def apply(
 ) -> tuple[Float[Array, "b t v"], ResonanceState]:
     """Logits for the token after each given one, and the state after the last; `state=None` starts a sequence."""
     x, state = features(config, params, tokens, state)
-    return x @ params["head"], state
+    return linear(x, params["head"]), state
 
 
 def step(

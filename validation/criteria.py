@@ -49,7 +49,7 @@ class Pairs:
         return self.data - self.control
 
 
-def pooled_spread(groups: list[Float[np.ndarray, " g"]]) -> float:
+def pooled_spread(groups: list[Float[np.ndarray, " _"]]) -> float:
     """Standard deviation within groups of equal models, pooled over the groups."""
     freedom = sum(len(g) - 1 for g in groups)
     if freedom < 1:
@@ -245,7 +245,7 @@ def better_rate(result: TierResult, multipliers: list[float]) -> Bool[np.ndarray
     return rates == min(means, key=lambda rate: means[rate])
 
 
-def equal_groups(result: TierResult, multipliers: list[float]) -> list[Float[np.ndarray, " g"]]:
+def equal_groups(result: TierResult, multipliers: list[float]) -> list[Float[np.ndarray, " _"]]:
     """Final losses in groups of equal rate, for a spread that is over seeds and subsamples alone."""
     rates = np.array(multipliers)
     return [result.loss[rates == rate, -1] for rate in np.unique(rates)]

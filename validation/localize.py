@@ -87,9 +87,9 @@ def score_rows(
 
 def shuffled_words(text: str, rng: np.random.Generator) -> str:
     """The text with its words in random order, the white space between them as it was."""
-    parts = re.split(r"(\s+)", text)
-    words = parts[::2]
-    parts[::2] = [words[i] for i in rng.permutation(len(words))]
+    parts = re.split(r"(\S+)", text)
+    words = parts[1::2]
+    parts[1::2] = [words[i] for i in rng.permutation(len(words))]
     return "".join(parts)
 
 
@@ -176,7 +176,7 @@ def flag_rows(problem: Problem, scored: Scored, reference: Scored | None) -> Fla
     duplicates, corpus = problem.duplicates, problem.data.corpus
     found: list[tuple[int, str, float, str]] = []
 
-    def place(row: int) -> str:
+    def place(row: np.int64) -> str:
         return f"row {corpus.row[row]}"
 
     for row in np.flatnonzero(duplicates.exact_of >= 0).tolist():

@@ -42,7 +42,8 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:  # elsewhere it never started, and would print an empty line
+            self._bar.stop()
 
     def stage(self, name: str) -> None:
         """A stage begins."""

@@ -30,7 +30,7 @@ class Law:
     beta: float
     residual: float
 
-    def loss(self, parameters: float | np.ndarray, tokens: float | np.ndarray) -> Float[np.ndarray, ...]:
+    def loss(self, parameters: int | float | np.ndarray, tokens: int | float | np.ndarray) -> Float[np.ndarray, ...]:
         """Loss that the law gives, bits per token."""
         n, d = np.asarray(parameters, float), np.asarray(tokens, float)
         return np.asarray(self.irreducible + self.a * n**-self.alpha + self.b * d**-self.beta)

@@ -38,7 +38,12 @@ def _each_variant(function: Callable[..., Any], mesh: Mesh | AbstractMesh) -> Ca
 def initial_states(init: Callable[[Array], TrainState], seeds: Int[Any, " e"], mesh: Mesh) -> TrainState:
     """The stacked first states of all variants, `init(key(seed))` each, laid out over the mesh."""
     sharding = jax.sharding.NamedSharding(mesh, BY_VARIANT)
-    return jax.jit(jax.vmap(lambda seed: init(jax.random.key(seed))), out_shardings=sharding)(jnp.asarray(seeds))
+
+    # One after the other: random numbers of all variants at once take twice as long to compile (2.4 s against 1.2 s).
+    def all_variants(seeds: Array) -> TrainState:
+        return jax.lax.map(lambda seed: init(jax.random.key(seed)), seeds)
+
+    return jax.jit(all_variants, out_shardings=sharding)(jnp.asarray(seeds))
 
 
 def make_segment(step: Callable[..., Any], mesh: Mesh | AbstractMesh) -> Segment:
