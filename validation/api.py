@@ -56,27 +56,63 @@ def validate(
       DatasetError: input that cannot be read or is too little; one line that says what, where and what was expected.
       ValueError: an unknown profile, a tokenizer that is none, a state of another run.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
-    use_host_devices()
-    compilation_cache()
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         told = progress if progress is not None else stack.enter_context(Display())
-        request = Request(
-            data=open_dataset(data, text_column=text_column, skip_bad_rows=skip_bad_rows),
-            reference=None if reference is None else _open_reference(reference, text_column, skip_bad_rows),
-            profile=PROFILES[profile],
+        request = make_request(
+            data,
+            reference=reference,
+            profile=profile,
             out=folder,
+            text_column=text_column,
+            tokenizer=tokenizer,
+            skip_bad_rows=skip_bad_rows,
             seed=seed,
             fail_above=fail_above,
-            tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
             resume=resume,
-            settings=settings or {"data": str(data), "profile_name": profile, "seed": seed, "fail_above": fail_above},
+            settings=settings,
         )
-        report = run(request, told)
-        write_report(report, folder)
+        report = run_and_write(request, told)
         discard_state(folder)
+    return report
+
+
+def make_request(
+    data: str | os.PathLike[str],
+    *,
+    reference: str | os.PathLike[str] | None,
+    profile: str,
+    out: Path,
+    text_column: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    skip_bad_rows: bool = False,
+    seed: int,
+    fail_above: float,
+    resume: bool,
+    settings: dict[str, Any] | None = None,
+) -> Request:
+    """Opens everything that a run reads; arguments and errors as for `validate`."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(PROFILES)}")
+    return Request(
+        data=open_dataset(data, text_column=text_column, skip_bad_rows=skip_bad_rows),
+        reference=None if reference is None else _open_reference(reference, text_column, skip_bad_rows),
+        profile=PROFILES[profile],
+        out=out,
+        seed=seed,
+        fail_above=fail_above,
+        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+        resume=resume,
+        settings=settings or {"data": str(data), "profile_name": profile, "seed": seed, "fail_above": fail_above},
+    )
+
+
+def run_and_write(request: Request, progress: Progress) -> Report:
+    """Runs a request on all devices and writes its report; what resuming needs stays in `out/state`."""
+    use_host_devices()
+    compilation_cache()
+    report = run(request, progress)
+    write_report(report, request.out)
     return report
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from validation.api import validate
+from validation.api import make_request, run_and_write
+from validation.assemble import Request
 from validation.bench.damage import duplicates, shuffle_words, templates
 from validation.datasets.standard_library import standard_library_rows
 from validation.progress import Display
 from validation.report import Report, write_report
+from validation.runner import discard_state
 
 PROFILE = "quick"
 DAMAGE_SEED = 1
@@ -77,25 +79,31 @@ def demonstrate(out: Path, *, seed: int, fail_above: float, resume: bool) -> tup
     paths = {name: folder / f"{name}.jsonl" for name in ("reference", "clean", "damaged")}
     for name, texts in (("reference", reference), ("clean", data), ("damaged", damaged)):
         write_rows(paths[name], texts)
-    clean = _run(paths["clean"], paths["reference"], out / "clean", "clean corpus · ", seed, fail_above, resume)
-    spoiled = _run(paths["damaged"], paths["reference"], out / "damaged", "damaged copy · ", seed, fail_above, resume)
+    clean, spoiled = (
+        _run(
+            make_request(
+                paths[name],
+                reference=paths["reference"],
+                profile=PROFILE,
+                out=out / name,
+                seed=seed,
+                fail_above=fail_above,
+                resume=resume,
+            ),
+            title,
+        )
+        for name, title in (("clean", "clean corpus · "), ("damaged", "damaged copy · "))
+    )
     report = replace(spoiled, companions=[clean])
     write_report(report, out)
+    for name in ("clean", "damaged"):  # not before both are done: an interrupted demonstration goes on from both
+        discard_state(out / name)
     return report, _found(out / "damaged" / "flagged_rows.jsonl", bad)
 
 
-def _run(data: Path, reference: Path, out: Path, title: str, seed: int, fail_above: float, resume: bool) -> Report:
+def _run(request: Request, title: str) -> Report:
     with Display(title=title) as display:
-        return validate(
-            data,
-            reference=reference,
-            profile=PROFILE,
-            out=out,
-            seed=seed,
-            fail_above=fail_above,
-            resume=resume,
-            progress=display,
-        )
+        return run_and_write(request, display)
 
 
 def _found(flagged: Path, bad: Bool[np.ndarray, " n"]) -> Found:

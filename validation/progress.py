@@ -73,4 +73,4 @@ class Display:
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
-        self._console.print(f"{self._title}{text}", markup=False, highlight=False)
+        self._console.print(f"{self._title}{text}", markup=False, highlight=False, soft_wrap=True)

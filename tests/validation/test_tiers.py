@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 
 import jax
 import numpy as np
@@ -41,7 +42,9 @@ def world():
     measured[:, :4] = False
     tail = np.zeros((4, 24, LENGTH), bool)
     tail[:, :, 4:8] = True
-    config = ResonanceConfig(vocab_size=tokenizer.vocab_size, d_model=8, layers=1, heads=2, context=LENGTH, chunk=LENGTH)
+    config = ResonanceConfig(
+        vocab_size=tokenizer.vocab_size, d_model=8, layers=1, heads=2, context=LENGTH, chunk=LENGTH
+    )
     variants = [Variant(i, 100 + i, 0.03 if i < 2 else 0.015) for i in range(4)]
     return config, variants, packed, HeldOut(windows, measured, tail, 1.0)
 
@@ -192,7 +195,7 @@ def test_rates_warm_up_stay_and_decay_to_nothing():
 
 def test_the_trunk_is_shared_by_all_branches():
     rates = [learning_rates(np.array([0.02]), 160, round(160 * share))[0] for share in CHECKPOINTS]
-    for short, long in zip(rates, rates[1:], strict=False):
+    for short, long in pairwise(rates):
         trunk = len(short) - round(len(short) / 5)
         np.testing.assert_array_equal(short[:trunk], long[:trunk])
 

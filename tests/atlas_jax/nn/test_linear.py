@@ -11,7 +11,11 @@ from atlas_jax.nn import linear
 @pytest.fixture
 def inputs(key):
     keys = jax.random.split(key, 3)
-    return jax.random.normal(keys[0], (2, 5, 3)), jax.random.normal(keys[1], (3, 7)), jax.random.normal(keys[2], (2, 5, 7))
+    return (
+        jax.random.normal(keys[0], (2, 5, 3)),
+        jax.random.normal(keys[1], (3, 7)),
+        jax.random.normal(keys[2], (2, 5, 7)),
+    )
 
 
 def test_value_and_gradients_equal_the_plain_product(inputs):
