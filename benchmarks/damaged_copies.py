@@ -57,6 +57,10 @@ def measure(options: Options, name: str, seed: int, folder: Path) -> dict[str, o
     lines = (out / "flagged_rows.jsonl").read_text(encoding="utf-8").splitlines()
     named = np.unique([json.loads(line)["row"] - 1 for line in lines]).astype(int)
     hits = int(bad[named].sum())
+    by_issue: dict[str, list[bool]] = {}
+    for line in lines:
+        row = json.loads(line)
+        by_issue.setdefault(row["issue"], []).append(bool(bad[row["row"] - 1]))
     return {
         "name": name,
         "seed": seed,
@@ -68,7 +72,7 @@ def measure(options: Options, name: str, seed: int, folder: Path) -> dict[str, o
         "spoiled": int(bad.sum()),
         "precision": round(hits / len(named), 4) if len(named) else None,
         "recall": round(hits / int(bad.sum()), 4) if bad.any() else None,
-        "counts": report.flagged_counts,
+        "precision_by_issue": {issue: [sum(hit), len(hit)] for issue, hit in by_issue.items()},
         "minimum_detectable_harm": report.verdict.minimum_detectable_harm,
         "tier_losses": [round(t.loss, 4) for t in report.tiers],
         "tier_spreads": [round(t.spread, 4) for t in report.tiers],

@@ -30,6 +30,18 @@ from validation.tiers import CHECKPOINTS, TierResult, Variant
 
 LISTED_ROWS = 500  # flagged rows shown in the report, at most; all of them are in flagged_rows.jsonl
 SHOWN_CHARACTERS = 240
+LOST = {  # dimension: question, what its tokens are, issues that count towards it
+    "Duplicates": (
+        "How much do exact and near copies cost?",
+        "copies of other rows",
+        ("exact duplicate", "near duplicate"),
+    ),
+    "Broken rows": (
+        "How much do rows without content or word order cost?",
+        "rows without content or word order",
+        ("low information", "no word order"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ def tier_losses(tier: Trained, problem: Problem, profile: Profile) -> TierLosses
 
 
 def _dimensions(
-    trained: list[Trained], problem: Problem, profile: Profile, law: Law, gains: np.ndarray | None
+    trained: list[Trained], problem: Problem, profile: Profile, law: Law, flags: Flags, gains: np.ndarray | None
 ) -> tuple[list[Dimension], float, str]:
     """All dimensions, the minimum detectable harm and its note."""
     questions = {
@@ -90,9 +102,6 @@ def _dimensions(
     }
     small, large = trained[0], trained[1]
     groups = [criteria.equal_groups(t.data, t.plan.multipliers()) for t in (small, large)]
-    unique = problem.duplicates.group == np.arange(len(problem.duplicates.group))
-    share = float(problem.data.tokens.sizes[unique].sum() / problem.data.tokens.sizes.sum())
-    tokens = int(checkpoint_tokens(problem, profile)[-1])
     out: list[Dimension] = []
     if small.controls is not None and large.controls is not None:
         pairs = {
@@ -119,9 +128,18 @@ def _dimensions(
     out.append(criteria.unknown("C4 coverage", "Do samples cover the reference?", "share of recall", later))
     paired = large.data.loss[: large.plan.models[0]]
     out.append(criteria.scaling_gain(paired, control, spread))
-    out.append(criteria.duplication(share, law, large.parameters, tokens, spread))
+    cost = criteria.token_cost(law, large.parameters, int(checkpoint_tokens(problem, profile)[-1]))
+    for name, (question, what, issues) in LOST.items():
+        share = _token_share(issues, flags, problem)
+        out.append(criteria.lost_tokens(name, question, what, share, cost, spread))
     out.append(criteria.removal(gains, criteria.pooled_spread(groups[0])))
     return out, detectable, note
+
+
+def _token_share(issues: tuple[str, ...], flags: Flags, problem: Problem) -> float:
+    """Share of the data's tokens in rows flagged for any of these issues."""
+    rows = np.unique([row for row, issue in zip(flags.rows, flags.issue, strict=True) if issue in issues]).astype(int)
+    return float(problem.data.tokens.sizes[rows].sum() / problem.data.tokens.sizes.sum())
 
 
 def assemble(
@@ -139,7 +157,7 @@ def assemble(
     law = fit_tiers(tiers)
     actual = float(tiers[-1].loss[:, -1].mean())
     prediction = replace(prediction, actual=actual, error=actual - prediction.predicted)
-    dimensions, detectable, note = _dimensions(trained, problem, profile, law, gains)
+    dimensions, detectable, note = _dimensions(trained, problem, profile, law, flags, gains)
     reference = None if request.reference is None else request.reference.metadata.path
     counts = Counter(flags.issue)
     spread = criteria.pooled_spread(criteria.equal_groups(trained[0].data, trained[0].plan.multipliers()))

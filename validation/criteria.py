@@ -8,7 +8,9 @@ what removing the flagged rows gains. No weight is tuned: every score is 50 exac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,11 +29,13 @@ FORMULA = (
     "risk = the largest score; score = 100 x / (1 + x), where x is the measured harm in units of its bar, so 50 lies exactly at "
     "the bar. Bar of a loss = max(3 sigma over seeds, 0.05 bits per token). Declared, not fitted: uncalibrated."
 )
+CostOf = Callable[[float], float]
 KINDS = {
     "C1 harm": "A distribution",
     "C2 tail": "C rare pattern",
     "C5 scaling": "A distribution (saturated)",
     "Duplicates": "A distribution (duplication)",
+    "Broken rows": "E semantic (broken rows)",
     "Flagged rows": "A distribution (bad rows)",
 }
 
@@ -64,8 +68,10 @@ def bar(spread: float) -> float:
 
 def score(ratio: float) -> float:
     """Points of risk for a harm of `ratio` bars: 0 at none, 50 at one, towards 100."""
+    if not math.isfinite(ratio):  # a loss that is not a number is harm, not its absence
+        return 100.0
     ratio = max(0.0, ratio)
-    return 100.0 * ratio / (1.0 + ratio) if math.isfinite(ratio) else 100.0
+    return 100.0 * ratio / (1.0 + ratio)
 
 
 def harm(name: str, question: str, pairs: list[Pairs]) -> Dimension:
@@ -123,8 +129,8 @@ def scaling_gain(
         return Dimension("C5 scaling", question, gain, unit, None, interval, limit, score(ratio), gain >= limit, note)
     expected = gain_per_doubling(control)[0]
     gains = control[:, -2] - control[:, -1]
-    room = max(1.96 * pooled_spread([gains, losses[:, -2] - losses[:, -1]]), LEAST_HARM)
-    note = "bar: the control's gain less max(1.96 sigma of a gain over seeds, 0.05)"
+    room = max(SIGMAS * pooled_spread([gains, losses[:, -2] - losses[:, -1]]), LEAST_HARM)
+    note = "bar: the control's gain less max(3 sigma of a gain over seeds, 0.05)"
     return Dimension(
         "C5 scaling",
         question,
@@ -139,17 +145,24 @@ def scaling_gain(
     )
 
 
-def duplication(unique_share: float, law: Law, parameters: int, tokens: int, spread: float) -> Dimension:
-    """What the repeated share of the data costs, read off the loss-against-data curve measured on this very data.
+def lost_tokens(name: str, question: str, what: str, share: float, cost_of: CostOf, spread: float) -> Dimension:
+    """What a share of useless tokens costs, read off the loss-against-data curve measured on this very data.
 
-    A repeated token is counted as worthless: an upper bound, close from the second or third copy on (Hernandez et al. 2022,
-    arXiv:2205.10487; a few epochs cost less, Muennighoff et al. 2023, arXiv:2305.16264).
+    The tokens are counted as worthless, an upper bound where they still teach something (a second copy does: Hernandez et al.
+    2022, arXiv:2205.10487; Muennighoff et al. 2023, arXiv:2305.16264; shuffled words teach vocabulary). Where they do active
+    harm, C1 shows it.
+
+    Args:
+      name, question: as shown.
+      what: the tokens, in words.
+      share: of all tokens.
+      cost_of: share of lost tokens to excess loss in bits per token, see `token_cost`.
+      spread: of the final loss over seeds.
     """
-    cost = float(law.loss(parameters, unique_share * tokens) - law.loss(parameters, tokens))
-    limit = bar(spread)
+    cost, limit = cost_of(share), bar(spread)
     return Dimension(
-        name="Duplicates",
-        question="How much do exact and near copies cost?",
+        name=name,
+        question=question,
         value=cost,
         unit="bits per token, at most",
         control=None,
@@ -157,8 +170,13 @@ def duplication(unique_share: float, law: Law, parameters: int, tokens: int, spr
         threshold=limit,
         score=score(cost / limit),
         passed=cost <= limit,
-        note=f"{1 - unique_share:.1%} of all tokens are copies of other rows; cost read off this run's own scaling law",
+        note=f"{share:.1%} of all tokens are in {what}; cost read off this run's own scaling law, as if they taught nothing",
     )
+
+
+def token_cost(law: Law, parameters: int, tokens: int) -> CostOf:
+    """Loss with a share of the tokens missing, minus loss with all, by a fitted law."""
+    return lambda share: float(law.loss(parameters, (1 - share) * tokens) - law.loss(parameters, tokens))
 
 
 def removal(gains: Float[np.ndarray, " p"] | None, spread: float) -> Dimension:
@@ -195,7 +213,7 @@ def judge(
     measured = [(d.score, d) for d in dimensions if d.score is not None]
     risk, worst = max(measured, key=lambda pair: pair[0])
     passed = risk <= fail_above
-    where = f"against {against}" if against else "judged on its own, without a reference"
+    where = f"against {Path(against).name}" if against else "judged on its own, without a reference"
     found = f"{worst.name}: {_amount(worst)} {worst.unit}, bar {_bar(worst)}"
     if passed:
         summary = f"No sign of collapse, {where}. Closest to its bar: {found}."

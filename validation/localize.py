@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from atlas_jax.data import Tokenizer, pack
 from atlas_jax.distributed.mesh import BATCH, variant_mesh
@@ -28,7 +28,7 @@ from validation.tiers import token_losses
 GROUP = 512  # windows per call of the compiled scorer
 LEAST_TOKENS = 16  # a shorter row says too little about itself
 FALSE_DISCOVERIES = 0.05  # share of rows flagged for their loss that may be harmless
-MOST = 0.6  # where more rows than this stand out, it is not the rows
+MOST = 0.5  # where more rows than this stand out, it may be the data as a whole
 ORDER_PRECISION = 0.9  # share of rows flagged for their word order that have none
 
 
@@ -218,6 +218,8 @@ def _by_loss(rows: Int[np.ndarray, " m"], scored: Scored, reference: Scored | No
     if reference is None or scored.trusted is None or reference.trusted is None:
         high, low = robust_high(own), np.zeros(len(own), bool)
         low[~high] = low_group(own[~high])  # of the rest: next to a few foreign rows all others are a low group
+        if len(low) and low.mean() > MOST:
+            low[:] = False  # what most rows do is no outlier
         out.append((rows[high], "high loss", own[high], own[high], "{:.2f} bits per token, far above the rest"))
         detail = "one of a group of rows that foretell each other: {:.2f} bits per token"
         out.append((rows[low], "low loss", -own[low], own[low], detail))
@@ -225,13 +227,20 @@ def _by_loss(rows: Int[np.ndarray, " m"], scored: Scored, reference: Scored | No
     known = np.isfinite(reference.own) & np.isfinite(reference.trusted)
     trusted = scored.trusted[rows]
     advantage = trusted - own
-    foreign = conformal(trusted, reference.trusted[known], FALSE_DISCOVERIES)
-    alike = conformal(advantage, (reference.trusted - reference.own)[known], FALSE_DISCOVERIES)
-    if len(rows) and (alike.mean() > MOST or foreign.mean() > MOST):
-        return out  # the data as a whole differs from the reference: no row stands out from its neighbours
-    foreign &= ~alike
+    alike = _standing_out(advantage, (reference.trusted - reference.own)[known])
+    foreign = _standing_out(trusted, reference.trusted[known]) & ~alike
     detail = "{:.2f} bits per token under models of the reference"
     out.append((rows[foreign], "high loss", trusted[foreign], trusted[foreign], detail))
     detail = "models of this data foretell it better than models of the reference do, by {:.2f} bits per token"
     out.append((rows[alike], "low loss", advantage[alike], advantage[alike], detail))
     return out
+
+
+def _standing_out(scores: Float[np.ndarray, " m"], null: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " m"]:
+    """Rows that score higher than rows of the reference do.
+
+    Where most rows do, the data as a whole may differ from the reference: then only a group that stands well apart from the
+    other rows counts, and nobody where there are no two groups.
+    """
+    out = conformal(scores, null, FALSE_DISCOVERIES)
+    return out & low_group(-scores) if len(out) and out.mean() > MOST else out

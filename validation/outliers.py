@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 ROBUST_SIGMAS = 4.0  # without a reference: distance from the median, in robust standard deviations
-SEPARATION = 3.0  # Ashman's D above which two groups of rows count as two
+SEPARATION = 4.0  # Ashman's D above which two groups of rows count as two; the halves of a uniform spread have 3.5
 
 
 def conformal(
@@ -44,7 +44,7 @@ def robust_high(scores: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 def low_group(scores: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """The lower of two groups, where the scores fall into two that stand well apart; nobody otherwise.
 
-    The cut minimises the variance within groups (Otsu 1979); the groups count as two when Ashman's D (1994) exceeds 3.
+    The cut minimises the variance within groups (Otsu 1979); the groups count as two when Ashman's D (1994) exceeds 4.
     """
     ordered = np.sort(scores)
     n = len(ordered)

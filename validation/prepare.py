@@ -198,7 +198,7 @@ def held_out_for(plan: TierPlan, variants: list[Variant], problem: Problem, prof
     masks = []
     for variant in variants:
         outside = np.ones(len(side.corpus.texts), bool)
-        outside[side.circle.arc(variant.subsample / plan.count, profile.tokens(problem.steps))] = False
+        outside[subsample(side, plan, variant, problem, profile)] = False
         if not outside[side.circle.order].any():  # too little text for two halves: the count is over all of it
             outside[:] = True
         frequency = by_target(words.frequency(stream, outside), packed)
@@ -212,15 +212,21 @@ def data_variants(plan: TierPlan, seed: int) -> list[Variant]:
     return [Variant(i, 1000 * seed + i, plan.learning_rate * m) for i, m in enumerate(plan.multipliers())]
 
 
+def subsample(
+    side: Side, plan: TierPlan, variant: Variant, problem: Problem, profile: Profile
+) -> Int[np.ndarray, " m"]:
+    """The rows that a model trains on, enough for its windows; some twice where the side has too few."""
+    return side.circle.arc(variant.subsample / plan.count, profile.tokens(problem.steps) + profile.length)
+
+
 def training_windows(
     side: Side, plan: TierPlan, variants: list[Variant], problem: Problem, profile: Profile
 ) -> list[Packed]:
     """Each model's windows: one pass over its arc, shuffled row by row."""
-    tokens = profile.tokens(problem.steps)
     return [
         windows(
             side.tokens,
-            side.circle.arc(v.subsample / plan.count, tokens + profile.length),
+            subsample(side, plan, v, problem, profile),
             length=profile.length,
             eos=problem.tokenizer.eos,
             count=problem.steps * profile.batch,

@@ -78,7 +78,7 @@ class Profile:
 _LAPTOP_TIERS = (
     TierPlan(d_model=32, layers=2, heads=4, learning_rate=0.03, models=(5, 5), controls=5),
     TierPlan(d_model=128, layers=2, heads=8, learning_rate=0.01, models=(3, 2), controls=3),
-    TierPlan(d_model=208, layers=2, heads=8, learning_rate=0.005, models=(2, 1), controls=0),
+    TierPlan(d_model=208, layers=2, heads=8, learning_rate=0.008, models=(2, 1), controls=0),
 )
 
 PROFILES: dict[str, Profile] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +17,9 @@ class Display:
     """Shows a run's progress on standard error; made for `with`.
 
     The time left is what the work done so far took, scaled by the size of what is left: models x parameters.
+
+    While models train, Ctrl-C is heard between two steps: raised anywhere else, JAX's garbage-collection callback may swallow
+    it, and a process that ends while a device still computes may crash. A second Ctrl-C is not waited for.
     """
 
     def __init__(self, console: Console | None = None, title: str = "") -> None:
@@ -33,6 +38,8 @@ class Display:
         self._total = 0.0
         self._done: dict[str, float] = {}  # units of work by what they were done on
         self._started = self._spoke = time.monotonic()
+        self._interrupted = False
+        self._usual_handler = signal.getsignal(signal.SIGINT)
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -42,22 +49,28 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, self._usual_handler)
         if self._console.is_terminal:  # elsewhere it never started, and would print an empty line
             self._bar.stop()
 
     def stage(self, name: str) -> None:
         """A stage begins."""
+        self._heed()
         self._bar.update(self._task, description=f"{self._title}{name}", left="")
         if not self._console.is_terminal:
             self._say(name)
 
     def plan(self, units: float) -> None:
         """All the work ahead."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
         self._total, self._done = units, {}
         self._started = time.monotonic()
 
     def training(self, label: str, models: str, share: float, units: float, loss: float) -> None:
         """Progress of some models."""
+        self._heed()
         self._done[label + models] = share * units
         share_of_all = min(1.0, sum(self._done.values()) / self._total) if self._total else 0.0
         elapsed = time.monotonic() - self._started
@@ -70,6 +83,14 @@ class Display:
     def finished(self, text: str) -> None:
         """A result worth keeping on the screen."""
         self._say(text)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, self._usual_handler)
+        self._interrupted = True
+
+    def _heed(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()

@@ -54,9 +54,7 @@ def recommend(
         out.append(_removal(counts, flagged_rows, gains, spread))
     elif flagged_rows:
         reason = f"{_listed(counts)}; too few to change the loss measurably, so nothing was retrained without them"
-        out.append(
-            Recommendation(4, f"Look at the {flagged_rows:,} flagged rows", reason, flagged_rows, None, None, None)
-        )
+        out.append(Recommendation(4, "Look at the flagged rows", reason, flagged_rows, None, None, None))
     failed = [n for n in ("C1 harm", "C2 tail") if by_name[n].passed is False]
     left = harm - (float(gains.mean()) if gains is not None else 0.0)
     if failed and left > bar(spread):
@@ -79,9 +77,9 @@ def _removal(counts: Counter[str], rows: int, gains: Float[np.ndarray, " p"], sp
     half = 1.96 * float(gains.std(ddof=1)) / math.sqrt(len(gains))
     measured = f"{_listed(counts)}; training tier 1 again without them changed the held-out loss by {-gain:+.3f} bits per token"
     if gain <= half:
-        action, points = f"Keep the {rows:,} flagged rows unless you know better: removing them gained nothing", 0.0
+        action, points = "Keep the flagged rows unless you know better: removing them gained nothing", 0.0
     else:
-        action, points = f"Remove the {rows:,} flagged rows", score(gain / bar(spread))
+        action, points = "Remove the flagged rows", score(gain / bar(spread))
     return Recommendation(priority(points), action, measured, rows, None, gain, (gain - half, gain + half))
 
 

@@ -30,7 +30,7 @@ from validation.profiles import BRANCH_GRAIN, Profile, TierPlan
 CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
 DECAY = 1 / 5  # of a branch
 SAVE_EVERY_SECONDS = 5.0
-RESTARTS = 3
+RESTARTS = 6  # down to 1/64 of the rate
 LN2 = float(np.log(2))
 
 

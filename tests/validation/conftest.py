@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from atlas_jax.distributed.mesh import cache_directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def four_devices():
+    """Starts JAX before a run under test can ask for one device per core."""
+    assert len(jax.devices()) == 4
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ CONFIG = model_config(PLAN, TINY, 300)
 def result_of(seed):
     """What a training of two models might have given."""
     rng = np.random.default_rng(seed)
-    params = jax.vmap(lambda key: resonance.init(CONFIG, key))(jax.random.split(jax.random.key(seed), 2))
+    params = jax.jit(jax.vmap(lambda key: resonance.init(CONFIG, key)))(jax.random.split(jax.random.key(seed), 2))
     loss, curve = rng.random((2, 4)), rng.random((2, 40))
     each = rng.random(2)
     return TierResult(loss, loss + 1, each, curve, each, np.array([0, 1]), jax.tree.map(np.asarray, params), 1.5)

@@ -19,20 +19,25 @@ from validation.criteria import (
     better_rate,
     detectable_against_reference,
     detectable_alone,
-    duplication,
     equal_groups,
     harm,
     judge,
+    lost_tokens,
     pooled_spread,
     removal,
     scaling_gain,
     score,
+    token_cost,
     unknown,
 )
 from validation.scaling import Law
 from validation.tiers import TierResult
 
 LAW = Law(3.0, 60.0, 0.34, 50.0, 0.28, 0.0)
+
+
+def _lost(share):
+    return lost_tokens("Duplicates", "?", "copies", share, token_cost(LAW, 1_000_000, 300_000), 0.01)
 
 
 def test_fifty_points_lie_exactly_at_the_bar():
@@ -119,7 +124,7 @@ def test_the_same_without_a_reference():
 
 
 def test_duplication_costs_more_the_more_is_repeated():
-    costs = [duplication(share, LAW, 1_000_000, 300_000, 0.01) for share in (1.0, 0.9, 0.6, 0.3, 0.1)]
+    costs = [_lost(1 - share) for share in (1.0, 0.9, 0.6, 0.3, 0.1)]
     assert costs[0].value == 0
     assert costs[0].score == 0
     assert costs[0].passed
@@ -164,7 +169,7 @@ def test_the_worst_measured_dimension_decides():
     nothing = [
         unknown("C3 recursion", "?", "bits", "not measured"),
         harm("C1 harm", "?", pairs_with([0.0, 0.0, 0.0])),
-        duplication(0.95, LAW, 1_000_000, 300_000, 0.01),
+        _lost(0.05),
     ]
     verdict = judge(nothing, 50.0, 0.1, "note", "trusted.txt")
     assert verdict.passed
@@ -184,7 +189,7 @@ def test_the_worst_measured_dimension_decides():
 
 
 def test_an_unknown_dimension_never_decides():
-    known = [duplication(0.95, LAW, 1_000_000, 300_000, 0.01)]
+    known = [_lost(0.05)]
     holes = [unknown(name, "?", "bits", "why") for name in ("C1 harm", "C2 tail", "C3 recursion", "C4 coverage")]
     assert judge([*holes, *known], 50.0, 0.1, "", None) == judge(known, 50.0, 0.1, "", None)
 

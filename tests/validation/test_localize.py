@@ -37,7 +37,7 @@ def test_shuffling_shuffles():
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.vmap(lambda key: resonance.init(CONFIG, key))(jax.random.split(jax.random.key(0), 3))
+    return jax.jit(jax.vmap(lambda key: resonance.init(CONFIG, key)))(jax.random.split(jax.random.key(0), 3))
 
 
 def test_a_rows_score_is_the_mean_loss_of_its_tokens(params):
