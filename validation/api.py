@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from atlas_jax.data import load_tokenizer
+from atlas_jax.data import Tokenizer, load_tokenizer
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from validation.assemble import Request
 from validation.datasets import Dataset, DatasetError, open_dataset
@@ -53,8 +53,8 @@ def validate(
       The report; `report.show()` displays it in a notebook, and prints a summary elsewhere.
 
     Raises:
-      DatasetError: input that cannot be read or is too little; one line that says what, where and what was expected.
-      ValueError: an unknown profile, a tokenizer that is none, a state of another run.
+      DatasetError: data or tokenizer that cannot be read, or too little text; one line: what, where, what was expected.
+      ValueError: an unknown profile, or a state of another run.
     """
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -101,7 +101,7 @@ def make_request(
         out=out,
         seed=seed,
         fail_above=fail_above,
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+        tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
         resume=resume,
         settings=settings or {"data": str(data), "profile_name": profile, "seed": seed, "fail_above": fail_above},
     )
@@ -122,3 +122,10 @@ def _open_reference(path: str | os.PathLike[str], text_column: str | None, skip_
         return open_dataset(path, text_column=text_column, skip_bad_rows=skip_bad_rows)
     except DatasetError as error:
         raise DatasetError(f"reference: {error}") from error
+
+
+def _load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    try:
+        return load_tokenizer(path)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error

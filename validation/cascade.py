@@ -113,6 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
         errors.print(f"error: {problem}")
         return BAD_INPUT
     from atlas_jax.training import CheckpointError
+    from validation.datasets import DatasetError
+    from validation.runner import StateError
 
     try:
         return _run(options, Console())
@@ -120,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         again = [a for a in given if a != "--resume"]
         errors.print(f"\nInterrupted. Go on with: python -m validation.cascade {shlex.join([*again, '--resume'])}")
         return INTERRUPTED
-    except (ValueError, OSError, CheckpointError) as error:
+    except (DatasetError, StateError, CheckpointError, OSError) as error:
         errors.print(f"error: {error}")
         return BAD_INPUT
 

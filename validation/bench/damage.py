@@ -68,9 +68,17 @@ def templates(rows: Sequence[str], share: float, seed: int) -> Damaged:
     Returns:
       Rows in order; a replaced row repeats one template with new words until it has about as many words as the row it
       replaces, so that the dataset keeps its size.
+
+    Raises:
+      ValueError: no row holds a word that could fill a slot.
     """
     rng = np.random.default_rng(seed)
-    words = _draws([word for row in rows for word in CONTENT_WORD.findall(row.lower())], rng)
+    content = [word for row in rows for word in CONTENT_WORD.findall(row.lower())]
+    if not content:
+        raise ValueError(
+            f"templates: {len(rows)} rows hold no word to fill a slot with, expected some {CONTENT_WORD.pattern}"
+        )
+    words = _draws(content, rng)
 
     def template_row(row: str) -> str:
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
