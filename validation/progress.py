@@ -63,7 +63,8 @@ class Display:
 
     def plan(self, units: float) -> None:
         """All the work ahead."""
-        if threading.current_thread() is threading.main_thread():
+        ignored = self._usual_handler is signal.SIG_IGN  # by nohup, or a shell that put the run into the background
+        if threading.current_thread() is threading.main_thread() and not ignored:
             signal.signal(signal.SIGINT, self._interrupt)
         self._total, self._done = units, {}
         self._started = time.monotonic()

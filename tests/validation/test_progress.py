@@ -13,6 +13,14 @@ from validation import progress
 from validation.progress import Display
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C as in a terminal: a test run in the background inherits that it is ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
 @pytest.fixture
 def console():
     return Console(file=io.StringIO(), width=200, force_terminal=False)
@@ -42,6 +50,15 @@ def test_a_second_ctrl_c_is_not_waited_for(console):
     interrupt()
     with pytest.raises(KeyboardInterrupt):
         interrupt()
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored(console):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Display(console) as display:
+        display.plan(10.0)
+        interrupt()
+        display.training("tier 1 of 3", "models 1-10 of 18", 0.5, 10.0, 5.0)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_before_training_ctrl_c_stops_at_once(console):

@@ -79,9 +79,9 @@ def test_visible_text_encodes_and_commands_nothing(text):
 def test_bar_says_its_direction():
     report = example()
     bars = {dimension.name: wording.bar(dimension) for dimension in report.dimensions}
-    assert bars["C1 harm"] == "at most 0.05"
-    assert bars["Diversity"] == "at least 0.5"
-    assert bars["C3 recursion"] == "0.05"
+    assert bars["C1 harm"] == "at most 0.050"
+    assert bars["Diversity"] == "at least 0.500"
+    assert bars["C3 recursion"] == "0.050"
 
 
 @pytest.mark.parametrize(
