@@ -39,7 +39,8 @@ types: setup
 
 # Runs the notebook and keeps it with its outputs beside the script.
 notebook: setup
-	$(VENV)/bin/jupytext --to ipynb --execute --output notebooks/validate.ipynb notebooks/validate.py
+	$(VENV)/bin/jupytext --to ipynb --output notebooks/validate.ipynb notebooks/validate.py
+	$(VENV)/bin/jupyter-execute --inplace notebooks/validate.ipynb
 
 # Pins every dependency, for every platform and Python the project supports; needs uv (https://docs.astral.sh/uv).
 lock:
