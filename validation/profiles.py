@@ -95,7 +95,7 @@ PROFILES: dict[str, Profile] = {
         score_tokens=1_000_000,
         text_bytes=8 << 20,
     ),
-    # About two minutes on two cores.
+    # About three minutes on two cores.
     "laptop": Profile(
         name="laptop",
         tiers=_LAPTOP_TIERS,
