@@ -1,7 +1,7 @@
 """What a newcomer sees first: a clean corpus that passes and a damaged copy of it that fails, in one report.
 
 The text is the Python standard library's own documentation, which every machine has. One half is the trusted reference, the
-other half is the data; the copy has a known share of it spoiled in four ways, so that what is found can be counted.
+other half is the data; in the copy three fifths of it are damaged, in three ways, so that what is found can be counted.
 """
 
 from __future__ import annotations
