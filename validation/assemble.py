@@ -130,8 +130,11 @@ def _dimensions(
     out.append(criteria.scaling_gain(paired, control, spread))
     cost = criteria.token_cost(law, large.parameters, int(checkpoint_tokens(problem, profile)[-1]))
     for name, (question, what, issues) in LOST.items():
-        share = _token_share(issues, flags, problem)
-        out.append(criteria.lost_tokens(name, question, what, share, cost, spread))
+        named = _token_share(issues, flags, problem)
+        share = named
+        if "no word order" in issues:
+            share = _token_share(tuple(i for i in issues if i != "no word order"), flags, problem) + flags.orderless
+        out.append(criteria.lost_tokens(name, question, what, share, named, cost, spread))
     out.append(criteria.removal(gains, criteria.pooled_spread(groups[0])))
     return out, detectable, note
 

@@ -16,7 +16,7 @@ from validation.prepare import Problem
 from validation.profiles import Profile, TierPlan
 from validation.tiers import TierResult, load_result, store_result
 
-FORMAT = 6  # raised whenever training or measuring changes, so that old results are not compared with new ones
+FORMAT = 7  # raised whenever training or measuring changes, so that old results are not compared with new ones
 
 
 def control_key(problem: Problem, profile: Profile, plan: TierPlan) -> str:

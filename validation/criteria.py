@@ -145,7 +145,9 @@ def scaling_gain(
     )
 
 
-def lost_tokens(name: str, question: str, what: str, share: float, cost_of: CostOf, spread: float) -> Dimension:
+def lost_tokens(
+    name: str, question: str, what: str, share: float, named: float, cost_of: CostOf, spread: float
+) -> Dimension:
     """What a share of useless tokens costs, read off the loss-against-data curve measured on this very data.
 
     The tokens are counted as worthless, an upper bound where they still teach something (a second copy does: Hernandez et al.
@@ -155,7 +157,8 @@ def lost_tokens(name: str, question: str, what: str, share: float, cost_of: Cost
     Args:
       name, question: as shown.
       what: the tokens, in words.
-      share: of all tokens.
+      share: of all tokens; an estimate where rows cannot all be told one by one.
+      named: share of all tokens in rows that can be named.
       cost_of: share of lost tokens to excess loss in bits per token, see `token_cost`.
       spread: of the final loss over seeds.
     """
@@ -170,7 +173,10 @@ def lost_tokens(name: str, question: str, what: str, share: float, cost_of: Cost
         threshold=limit,
         score=score(cost / limit),
         passed=cost <= limit,
-        note=f"{share:.1%} of all tokens are in {what}; cost read off this run's own scaling law, as if they taught nothing",
+        note=(
+            f"{share:.1%} of all tokens are in {what} ({named:.1%} in rows that can be named); cost read off this run's own "
+            "scaling law, as if they taught nothing"
+        ),
     )
 
 

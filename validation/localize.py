@@ -21,7 +21,7 @@ from atlas_jax.training.ensemble import make_evaluation
 from spectral.resonance import ResonanceConfig
 from validation.corpus import Circle, TokenRows, tokenize
 from validation.diversity.low_information import low_information_scores, reasons
-from validation.outliers import conformal, low_group, no_signal, robust_high
+from validation.outliers import conformal, low_group, no_signal, robust_high, share_without_signal
 from validation.prepare import Problem, Side
 from validation.tiers import token_losses
 
@@ -41,12 +41,14 @@ class Flags:
       issue: see `report.FlaggedRow`.
       score: strength, in the unit said by `detail`.
       detail: the evidence in words.
+      orderless: estimated share of the data's tokens that stand in rows without word order, named here or not.
     """
 
     rows: Int[np.ndarray, " k"]
     issue: list[str]
     score: Float[np.ndarray, " k"]
     detail: list[str]
+    orderless: float
 
 
 def score_rows(
@@ -189,8 +191,9 @@ def flag_rows(problem: Problem, scored: Scored, reference: Scored | None) -> Fla
         if reason is not None:
             found.append((row, "low information", float(emptiness[row]), reason))
     taken = {row for row, *_ in found}
-    usable = np.flatnonzero(np.isfinite(scored.order) & np.isfinite(scored.own))
-    usable = usable[~np.isin(usable, list(taken))]
+    free = np.ones(len(corpus.texts), bool)
+    free[list(taken)] = False
+    usable = np.flatnonzero(np.isfinite(scored.order) & np.isfinite(scored.own) & free)
     for rows, issue, score, shown, words in _by_loss(usable, scored, reference):
         order = np.argsort(-score, kind="stable")
         found += [(int(rows[i]), issue, float(score[i]), words.format(shown[i])) for i in order]
@@ -199,7 +202,25 @@ def flag_rows(problem: Problem, scored: Scored, reference: Scored | None) -> Fla
         [f[1] for f in found],
         np.array([f[2] for f in found]),
         [f[3] for f in found],
+        _orderless(usable, scored, problem, reference, free),
     )
+
+
+def _orderless(
+    rows: Int[np.ndarray, " m"],
+    scored: Scored,
+    problem: Problem,
+    reference: Scored | None,
+    free: Bool[np.ndarray, " n"],
+) -> float:
+    """Share of the data's tokens in rows without word order, as estimated from the scored ones among the `free` rows."""
+    sizes = problem.data.tokens.sizes
+    good = None
+    if reference is not None and problem.reference is not None:
+        known = np.flatnonzero(np.isfinite(reference.order))
+        good = (reference.order[known], problem.reference.tokens.sizes[known])
+    share = share_without_signal(scored.order[rows], sizes[rows], good)
+    return share * float(sizes[free & (sizes >= LEAST_TOKENS)].sum() / sizes.sum())
 
 
 _Finding = tuple[Int[np.ndarray, " k"], str, Float[np.ndarray, " k"], Float[np.ndarray, " k"], str]
@@ -226,8 +247,10 @@ def _by_loss(rows: Int[np.ndarray, " m"], scored: Scored, reference: Scored | No
         return out
     known = np.isfinite(reference.own) & np.isfinite(reference.trusted)
     trusted = scored.trusted[rows]
-    advantage = trusted - own
-    alike = _standing_out(advantage, (reference.trusted - reference.own)[known])
+    # A row is foretold better by models of its own side, which know its document or its style. Rows of the reference show how
+    # much of that is natural.
+    advantage, natural = trusted - own, (reference.own - reference.trusted)[known]
+    alike = _standing_out(advantage, natural)
     foreign = _standing_out(trusted, reference.trusted[known]) & ~alike
     detail = "{:.2f} bits per token under models of the reference"
     out.append((rows[foreign], "high loss", trusted[foreign], trusted[foreign], detail))

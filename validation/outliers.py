@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 ROBUST_SIGMAS = 4.0  # without a reference: distance from the median, in robust standard deviations
+GOOD_BELOW = 0.01  # without a reference: share of good rows that score below the middle of pure noise
 SEPARATION = 4.0  # Ashman's D above which two groups of rows count as two; the halves of a uniform spread have 3.5
 
 
@@ -87,7 +88,29 @@ def no_signal(
         false = (seen + 2 * np.sqrt(seen) + 1) / len(good)
         estimate = 1 - false / np.maximum(found, 1e-12)
     else:
-        without = max(0.0, 2 * float((z < cuts[0]).mean()) - 0.02)
+        without = max(0.0, 2 * (float((z < cuts[0]).mean()) - GOOD_BELOW))
         estimate = without * np.array([(null < cut).mean() for cut in cuts]) / np.maximum(found, 1e-12)
     enough = np.flatnonzero(estimate >= precision)
     return z < cuts[enough[-1]] if len(enough) else np.zeros(len(z), bool)
+
+
+def share_without_signal(
+    z: Float[np.ndarray, " n"],
+    weights: Int[np.ndarray, " n"],
+    good: tuple[Float[np.ndarray, " m"], Int[np.ndarray, " m"]] | None,
+) -> float:
+    """Share of the weight that lies in rows without signal, also of those that cannot be told one by one.
+
+    Half of all rows without signal score below zero, because pure noise is the difference of two equal draws; of good rows
+    hardly any do. So share = (below - good below) / (1/2 - good below).
+
+    Args:
+      z: score of each row.
+      weights: tokens of each row.
+      good: the same of rows known to be good; None where there are none: one in a hundred is taken to score below zero.
+    """
+    if not len(z):
+        return 0.0
+    below = np.average(z < 0, weights=weights)
+    good_below = GOOD_BELOW if good is None or not len(good[0]) else np.average(good[0] < 0, weights=good[1])
+    return float(np.clip((below - good_below) / max(0.5 - good_below, 0.1), 0.0, 1.0))

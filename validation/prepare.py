@@ -99,7 +99,7 @@ def prepare(
         duplicates = find_duplicates(data.texts, seed=seed)
         places = deal(duplicates.group, seed)
         held_out_rows = _hold_out(places, duplicates.group, data_tokens, profile, neighbours)
-        train_rows = _outside(held_out_rows, duplicates.group)
+        train_rows = _outside(held_out_rows, duplicates.group, data_tokens, neighbours)
         leaked = np.zeros(len(data.texts), bool)
         sides = (Side(data, data_tokens, circle(train_rows, places, data_tokens.sizes)), None)
     else:
@@ -107,7 +107,9 @@ def prepare(
         groups = find_duplicates(reference.texts, seed=seed).group
         places = deal(groups, seed)
         held_out_rows = _hold_out(places, groups, tokens, profile, neighbours)
-        trusted_side = Side(reference, tokens, circle(_outside(held_out_rows, groups), places, tokens.sizes))
+        trusted_side = Side(
+            reference, tokens, circle(_outside(held_out_rows, groups, tokens, neighbours), places, tokens.sizes)
+        )
         duplicates, leaked = _compare(data.texts, [reference.texts[r] for r in held_out_rows], seed)
         allowed = np.flatnonzero(~leaked)
         sides = (
@@ -144,9 +146,24 @@ def _hold_out(
     return np.sort(order[:count])
 
 
-def _outside(held_out: Int[np.ndarray, " h"], groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
-    """Rows that are no copy of a held-out one."""
-    return np.flatnonzero(~np.isin(groups, groups[held_out]))
+def _outside(
+    held_out: Int[np.ndarray, " h"], groups: Int[np.ndarray, " n"], tokens: TokenRows, neighbours: bool
+) -> Int[np.ndarray, " k"]:
+    """Rows to train on: no copies of held-out ones and, in a text file, none closer to one than a block is long.
+
+    What lies beside a held-out block is of the same document. On random halves of the articles of wikitext-2, five times, the
+    control was ahead by .16 bits per token with no gap, .07 with half a block and .05 (standard error .04) with a whole one.
+    """
+    outside = ~np.isin(groups, groups[held_out])
+    if neighbours:
+        middle = np.cumsum(tokens.sizes) - tokens.sizes / 2
+        held = middle[held_out]
+        after = np.searchsorted(held, middle)
+        nearest = np.minimum(
+            np.abs(held[np.minimum(after, len(held) - 1)] - middle), np.abs(held[np.maximum(after - 1, 0)] - middle)
+        )
+        outside &= nearest > tokens.sizes[held_out].sum() / HELD_OUT_BLOCKS
+    return np.flatnonzero(outside)
 
 
 def _compare(texts: list[str], held_out: list[str], seed: int) -> tuple[Duplicates, Bool[np.ndarray, " n"]]:

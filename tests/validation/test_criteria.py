@@ -37,7 +37,7 @@ LAW = Law(3.0, 60.0, 0.34, 50.0, 0.28, 0.0)
 
 
 def _lost(share):
-    return lost_tokens("Duplicates", "?", "copies", share, token_cost(LAW, 1_000_000, 300_000), 0.01)
+    return lost_tokens("Duplicates", "?", "copies", share, share / 2, token_cost(LAW, 1_000_000, 300_000), 0.01)
 
 
 def test_fifty_points_lie_exactly_at_the_bar():

@@ -150,6 +150,8 @@ def test_rows_without_word_order(planted, with_reference):
     assert recall > (0.9 if with_reference else 0.3)
     scores = [score for score, issue in zip(flags.score, flags.issue, strict=True) if issue == "no word order"]
     assert scores == sorted(scores, reverse=True)
+    sizes = planted.data.tokens.sizes
+    assert flags.orderless == pytest.approx(sizes[USUAL : USUAL + PLANTED].sum() / sizes.sum(), abs=0.06)
 
 
 def test_foreign_rows_cost_the_trusted_models_more(planted):
@@ -166,6 +168,16 @@ def test_rows_that_foretell_each_other_cost_their_own_models_less(planted):
     assert precision > 0.9
     assert recall > 0.95
     assert len(rows_of(flags, "high loss")) < 5
+
+
+def test_that_both_sides_know_their_own_documents_better_is_no_finding(planted):
+    n = len(planted.data.corpus.texts)
+    scored, reference = scored_with(planted, trusted=0.0), scored_with(planted, trusted=0.0, seed=1)
+    home = np.random.default_rng(2).gamma(1.0, 0.5, (2, n))  # what having read the rest of a row's document is worth
+    flags = flag_rows(
+        planted, replace(scored, own=scored.own - home[0]), replace(reference, trusted=reference.trusted - home[1])
+    )
+    assert len(rows_of(flags, "low loss")) < 5
 
 
 def test_where_everything_differs_no_row_stands_out(planted):

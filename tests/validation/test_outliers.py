@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from validation.outliers import conformal, low_group, no_signal, robust_high
+from validation.outliers import conformal, low_group, no_signal, robust_high, share_without_signal
 
 
 def test_conformal_keeps_its_false_discovery_rate_and_finds_a_shift():
@@ -92,3 +92,24 @@ def test_no_signal_of_nothing():
     assert no_signal(np.zeros(0), some, some, 0.9).shape == (0,)
     assert not no_signal(some, np.zeros(0), None, 0.9).any()
     assert no_signal(np.zeros(5), np.arange(10.0), np.zeros(0), 0.9).shape == (5,)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.6, 1.0])
+@pytest.mark.parametrize("with_good", [True, False])
+def test_the_share_without_signal_counts_rows_that_cannot_be_told_one_by_one(share, with_good):
+    rng = np.random.default_rng(7)
+    bad = int(6000 * share)
+    tokens = rng.integers(20, 200, 6000)
+    good = lambda n: rng.normal(2.33, 1.0, n)  # noqa: E731 - one in a hundred below zero
+    z = np.r_[rng.normal(size=bad), good(6000 - bad)]
+    known = (good(6000), rng.integers(20, 200, 6000)) if with_good else None
+    found = share_without_signal(z, tokens, known)
+    assert found == pytest.approx(tokens[:bad].sum() / tokens.sum(), abs=0.03)
+
+
+def test_the_share_without_signal_at_its_edges():
+    assert share_without_signal(np.zeros(0), np.zeros(0, int), None) == 0.0
+    assert share_without_signal(np.ones(50), np.ones(50, int), None) == 0.0
+    # Tokens count, not rows: one long row without signal outweighs the rest.
+    z, tokens = np.r_[np.ones(10), -1.0], np.r_[np.ones(10, int), 90]
+    assert share_without_signal(z, tokens, (np.ones(10), np.ones(10, int))) == 1.0

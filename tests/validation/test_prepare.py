@@ -84,6 +84,22 @@ def test_paragraphs_are_held_out_in_a_few_stretches(rows):
     assert stretches(False)[0] > 3 * runs
 
 
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_the_neighbours_of_held_out_stretches_are_not_trained_on(rows, with_reference):
+    def near(neighbours):
+        """Rows next to held-out ones that are trained on, and tokens trained on."""
+        text = corpus_of(rows, neighbours=neighbours)
+        problem = prepare(*((corpus_of(markov_rows(900, 2)), text) if with_reference else (text, None)), TINY, seed=0)
+        side = problem.reference or problem.data
+        beside = np.union1d(problem.held_out_rows - 1, problem.held_out_rows + 1)
+        return len(np.intersect1d(beside, side.circle.order)), side.circle.tokens / side.tokens.sizes.sum()
+
+    beside, share = near(True)
+    assert beside == 0
+    assert share > 1 - 3.5 * HELD_OUT_SHARE
+    assert near(False)[0] > 10
+
+
 def test_steps_are_whole_grains_of_half_the_smaller_side(rows):
     profile = replace(TINY, steps=800)
     per_step = profile.batch * profile.length
