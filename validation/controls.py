@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
+
 from atlas_jax.distributed.mesh import cache_directory
 from spectral.resonance import ResonanceConfig
 from validation.prepare import Problem
 from validation.profiles import Profile, TierPlan
-from validation.tiers import TierResult, load_result, store_result
-
-FORMAT = 7  # raised whenever training or measuring changes, so that old results are not compared with new ones
+from validation.tiers import FORMAT, TierResult, load_result, store_result
 
 
 def control_key(problem: Problem, profile: Profile, plan: TierPlan) -> str:
@@ -24,6 +24,7 @@ def control_key(problem: Problem, profile: Profile, plan: TierPlan) -> str:
     assert problem.reference is not None
     facts = {
         "format": FORMAT,
+        "jax": jax.__version__,
         "reference": problem.reference.corpus.fingerprint,
         "tokenizer": problem.tokenizer.fingerprint(),
         "profile": asdict(profile),

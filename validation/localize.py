@@ -19,12 +19,13 @@ from atlas_jax.data import Tokenizer, pack
 from atlas_jax.distributed.mesh import BATCH, variant_mesh
 from atlas_jax.training.ensemble import make_evaluation
 from spectral.resonance import ResonanceConfig
-from validation.corpus import Circle, TokenRows, tokenize
+from validation.corpus import Circle, tokenize
 from validation.diversity.low_information import low_information_scores, reasons
 from validation.outliers import conformal, low_group, no_signal, robust_high, share_without_signal
 from validation.prepare import Problem, Side
 from validation.tiers import token_losses
 
+NULL_TOKENS = 300_000  # scored only to know how rows score that are good, or that have no order
 GROUP = 512  # windows per call of the compiled scorer
 LEAST_TOKENS = 16  # a shorter row says too little about itself
 FALSE_DISCOVERIES = 0.05  # share of rows flagged for their loss that may be harmless
@@ -54,8 +55,7 @@ class Flags:
 def score_rows(
     config: ResonanceConfig,
     params: PyTree,
-    tokens: TokenRows,
-    rows: Int[np.ndarray, " m"],
+    documents: list[np.ndarray],
     tokenizer: Tokenizer,
     length: int,
 ) -> Float[np.ndarray, "e m"]:
@@ -64,26 +64,26 @@ def score_rows(
     Args:
       config: the models' size.
       params: their parameters, stacked [e, ...].
-      tokens: all rows as tokens.
-      rows: which to score.
+      documents: tokens of each of the m rows.
       tokenizer: theirs.
       length: tokens per window.
     """
     models = jax.tree.leaves(params)[0].shape[0]
-    if not len(rows):  # every row is too short to be scored
+    rows = len(documents)
+    if not rows:  # every row is too short to be scored
         return np.zeros((models, 0))
-    packed = pack([tokens.documents[r] for r in rows], length=length, eos=tokenizer.eos, row_ids=np.arange(len(rows)))
+    packed = pack(documents, length=length, eos=tokenizer.eos, row_ids=np.arange(rows))
     mesh = variant_mesh(models, 8)
     evaluate = make_evaluation(lambda p, w: token_losses(config, p, w)[0], mesh, batch=8 // mesh.shape[BATCH])
-    total, count = np.zeros((models, len(rows))), np.zeros(len(rows))
+    total, count = np.zeros((models, rows)), np.zeros(rows)
     for start in range(0, len(packed.tokens), GROUP):
         windows, owner = packed.tokens[start : start + GROUP], packed.rows[start : start + GROUP, 1:]
         padded = np.concatenate([windows, np.repeat(windows[:1], GROUP - len(windows), axis=0)])
         bits = np.asarray(evaluate(params, padded))[:, : len(windows)]
         valid = owner >= 0
-        count += np.bincount(owner[valid], minlength=len(rows))
+        count += np.bincount(owner[valid], minlength=rows)
         for model in range(models):
-            total[model] += np.bincount(owner[valid], weights=bits[model][valid], minlength=len(rows))
+            total[model] += np.bincount(owner[valid], weights=bits[model][valid], minlength=rows)
     return total / np.maximum(count, 1)
 
 
@@ -103,7 +103,7 @@ class Scored:
       own: loss under models of the data.
       trusted: loss under models of the reference; None without one.
       order: loss of the row with its words shuffled, minus its own, times the root of its tokens.
-      chance: the same between two shuffles: what `order` is when there is no order.
+      chance: the same between two shuffles: what `order` is when there is no order; of NULL_TOKENS at most.
     """
 
     own: Float[np.ndarray, " n"]
@@ -123,10 +123,10 @@ class Judges:
     circle: Circle
 
     def losses(
-        self, side: Side, tokens: TokenRows, rows: Int[np.ndarray, " m"], problem: Problem, length: int
+        self, side: Side, rows: Int[np.ndarray, " m"], documents: list[np.ndarray], problem: Problem, length: int
     ) -> Float[np.ndarray, " m"]:
-        """Mean loss of rows of a side under the models that did not train on them, bits per token."""
-        scores = score_rows(self.config, self.params, tokens, rows, problem.tokenizer, length)
+        """Mean loss of rows of a side, given as tokens, under the models that did not train on them, bits per token."""
+        scores = score_rows(self.config, self.params, documents, problem.tokenizer, length)
         if side.circle is not self.circle:
             return scores.mean(axis=0)
         unseen = np.ones((len(self.starts), len(side.corpus.texts)), bool)
@@ -142,28 +142,33 @@ def score_side(side: Side, own: Judges, trusted: Judges | None, problem: Problem
     n = len(side.corpus.texts)
     rng = np.random.default_rng([problem.seed, 3])
     rows = rng.permutation(np.flatnonzero(side.tokens.sizes >= LEAST_TOKENS))
-    rows = np.sort(rows[np.cumsum(side.tokens.sizes[rows]) <= limit])
+    rows = rows[np.cumsum(side.tokens.sizes[rows]) <= limit]
     judge = trusted or own
 
-    def full(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+    def full(rows: Int[np.ndarray, " m"], values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
         out = np.full(n, np.nan)
         out[rows] = values
         return out
 
-    by_own = own.losses(side, side.tokens, rows, problem, length)
-    by_trusted = None if trusted is None else trusted.losses(side, side.tokens, rows, problem, length)
-    shuffles = []
-    for _ in range(2):
-        texts = [shuffled_words(text, rng) for text in side.corpus.texts]
-        shuffled = tokenize(texts, np.zeros(n, np.int64), problem.tokenizer)
-        shuffles.append(judge.losses(side, shuffled, rows, problem, length))
+    def shuffled(rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        texts = [shuffled_words(side.corpus.texts[row], rng) for row in rows]
+        documents = tokenize(texts, np.zeros(len(rows), np.int64), problem.tokenizer).documents
+        return judge.losses(side, rows, documents, problem, length)
+
+    documents = [side.tokens.documents[row] for row in rows]
+    by_own = own.losses(side, rows, documents, problem, length)
+    by_trusted = None if trusted is None else trusted.losses(side, rows, documents, problem, length)
     root = np.sqrt(side.tokens.sizes[rows])
+    once = shuffled(rows)
+    # A part of the rows tells how far two shuffles of one row lie apart.
+    twice = int(np.searchsorted(np.cumsum(side.tokens.sizes[rows]), NULL_TOKENS, side="right"))
+    again = shuffled(rows[:twice])
     natural = by_own if by_trusted is None else by_trusted
     return Scored(
-        full(by_own),
-        None if by_trusted is None else full(by_trusted),
-        full((shuffles[0] - natural) * root),
-        full((shuffles[0] - shuffles[1]) * root),
+        full(rows, by_own),
+        None if by_trusted is None else full(rows, by_trusted),
+        full(rows, (once - natural) * root),
+        full(rows[:twice], (once[:twice] - again) * root[:twice]),
     )
 
 

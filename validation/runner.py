@@ -24,12 +24,13 @@ from spectral import resonance
 from validation.assemble import Request, Trained, assemble, checkpoint_tokens, flagged_row, tier_losses
 from validation.controls import cached_controls, control_key
 from validation.corpus import by_target, circle, deal, read_corpus
-from validation.localize import Flags, Judges, Scored, flag_rows, score_side
+from validation.localize import NULL_TOKENS, Flags, Judges, Scored, flag_rows, score_side
 from validation.prepare import Problem, Side, data_variants, held_out_for, prepare, training_windows
 from validation.profiles import Profile, TierPlan
 from validation.report import Prediction, Report
 from validation.scaling import predict
 from validation.tiers import (
+    FORMAT,
     TierResult,
     Variant,
     evaluate_models,
@@ -39,8 +40,7 @@ from validation.tiers import (
     train_tier,
 )
 
-WORTH_RETRAINING = 0.002  # of the tokens; removing less cannot be told from noise
-NULL_TOKENS = 300_000  # of the reference that are scored to know how good rows score
+WORTH_RETRAINING = 0.005  # of the tokens; losing fewer costs less than the spread over seeds
 JUDGES = {"data": (0, 3, 6), "controls": (0, 2, 4)}  # tier-1 models that score rows: no row lies in all their arcs
 
 
@@ -134,6 +134,8 @@ def _state(request: Request, problem: Problem) -> Path:
         "tokenizer": problem.tokenizer.fingerprint(),
         "seed": request.seed,
         "devices": len(jax.devices()),
+        "format": FORMAT,
+        "jax": jax.__version__,
     }
     facts = json.loads(json.dumps(facts))
     note = folder / "run.json"
@@ -304,6 +306,7 @@ def _removal_gains(
         segment=profile.segment,
         batch=profile.batch,
         directory=state / "removal",
+        checkpoints=(1.0,),
         on_progress=lambda done, total, loss: progress.training(
             "removal", label, done / total, tier.parameters * len(chosen), loss
         ),

@@ -27,6 +27,8 @@ from spectral import resonance
 from spectral.resonance import ResonanceConfig
 from validation.profiles import BRANCH_GRAIN, Profile, TierPlan
 
+# Raised whenever training or measuring changes: results of another format are neither compared nor continued.
+FORMAT = 8
 CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
 DECAY = 1 / 5  # of a branch
 SAVE_EVERY_SECONDS = 5.0
@@ -56,7 +58,7 @@ class TierResult:
     """What training e models of one tier gave; losses in bits per token of held-out text.
 
     Attributes:
-      loss, tail_loss: at the four decayed checkpoints.
+      loss, tail_loss: at the decayed checkpoints, c of them.
       accuracy: share of measured targets predicted exactly, at the end.
       curve: training loss at each step of the trunk and of the last decay.
       learning_rate: peak rate that each model ended with; lower than asked for where it was restarted.
@@ -65,8 +67,8 @@ class TierResult:
       seconds: wall time.
     """
 
-    loss: Float[np.ndarray, "e 4"]
-    tail_loss: Float[np.ndarray, "e 4"]
+    loss: Float[np.ndarray, "e c"]
+    tail_loss: Float[np.ndarray, "e c"]
     accuracy: Float[np.ndarray, " e"]
     curve: Float[np.ndarray, "e s"]
     learning_rate: Float[np.ndarray, " e"]
@@ -200,6 +202,7 @@ def train_tier(
     batch: int,
     directory: Path,
     on_progress: Progress = lambda done, total, loss: None,
+    checkpoints: tuple[float, ...] = CHECKPOINTS,
 ) -> TierResult:
     """Trains all variants of a tier; a diverged one is restarted at half its rate, the others never notice.
 
@@ -213,6 +216,7 @@ def train_tier(
       batch: windows per step.
       directory: where checkpoints go; an interrupted tier goes on from there with the same final numbers.
       on_progress: called after every segment.
+      checkpoints: ends of the decayed branches, as shares of all steps; the last is 1.
 
     Raises:
       ValueError: a branch would not end on a whole segment.
@@ -221,7 +225,8 @@ def train_tier(
         raise ValueError(
             f"train_tier: steps={steps}, expected a multiple of {BRANCH_GRAIN} segments of {segment} steps"
         )
-    result = _train(config, variants, packed, held_out, steps, segment, batch, directory / "attempt-0", on_progress)
+    train = partial(_train, steps=steps, segment=segment, batch=batch, on_progress=on_progress, checkpoints=checkpoints)
+    result = train(config, variants, packed, held_out, directory=directory / "attempt-0")
     for attempt in range(1, RESTARTS + 1):
         # A model that knows less than the uniform distribution over tokens has diverged.
         bad = np.flatnonzero(~(result.loss[:, -1] < np.log2(config.vocab_size) + 0.5))
@@ -229,7 +234,7 @@ def train_tier(
             break
         slower = [variants[i]._replace(learning_rate=variants[i].learning_rate * 0.5**attempt) for i in bad]
         where, theirs = directory / f"attempt-{attempt}", held_out._replace(tail=held_out.tail[bad])
-        again = _train(config, slower, [packed[i] for i in bad], theirs, steps, segment, batch, where, on_progress)
+        again = train(config, slower, [packed[i] for i in bad], theirs, directory=where)
         result = _merge(result, again, bad, attempt)
     return result
 
@@ -276,14 +281,16 @@ def _train(
     variants: list[Variant],
     packed: list[Packed],
     held_out: HeldOut,
+    *,
     steps: int,
     segment: int,
     batch: int,
     directory: Path,
     on_progress: Progress,
+    checkpoints: tuple[float, ...],
 ) -> TierResult:
     run = _prepare(config, variants, packed, steps, segment, batch)
-    ends = [round(steps * share) for share in CHECKPOINTS]
+    ends = [round(steps * share) for share in checkpoints]
     total = (ends[-1] + sum(round(end * DECAY) for end in ends[:-1])) // run.grain
     started, found = time.monotonic(), _Found([], [], [], 0, 0.0)
     states, position = run.program.init(np.array([v.seed for v in variants])), 0

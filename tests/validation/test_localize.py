@@ -16,11 +16,12 @@ from small_world import TINY, corpus_of, markov_rows, side_of
 from atlas_jax.data import ByteTokenizer
 from spectral import resonance
 from spectral.resonance import ResonanceConfig
+from validation import localize
 from validation.localize import Judges, Scored, flag_rows, score_rows, score_side, shuffled_words
 from validation.prepare import prepare
 from validation.tiers import token_losses
 
-CONFIG = ResonanceConfig(vocab_size=257, d_model=8, layers=1, heads=2, context=32, chunk=32)
+CONFIG = ResonanceConfig(vocab_size=257, d_model=8, layers=1, heads=2, context=128, chunk=32)
 
 
 @given(st.text(" \n\tabcß.", max_size=60), st.integers(0, 100))
@@ -43,7 +44,7 @@ def params():
 def test_a_rows_score_is_the_mean_loss_of_its_tokens(params):
     side = side_of(["first row", "the second, longer row of them all", "x", "fourth"])
     rows = np.array([3, 1, 0])
-    scores = score_rows(CONFIG, params, side.tokens, rows, ByteTokenizer(), 128)
+    scores = score_rows(CONFIG, params, [side.tokens.documents[r] for r in rows], ByteTokenizer(), 128)
     assert scores.shape == (3, 3)
     stream = np.concatenate([part for r in rows for part in (side.tokens.documents[r], [256])]).astype(np.int32)
     owner = np.repeat(np.arange(3), side.tokens.sizes[rows])
@@ -55,8 +56,7 @@ def test_a_rows_score_is_the_mean_loss_of_its_tokens(params):
 
 
 def test_scoring_no_rows_gives_no_scores(params):
-    side = side_of(["short", "rows"])
-    assert score_rows(CONFIG, params, side.tokens, np.zeros(0, np.int64), ByteTokenizer(), 32).shape == (3, 0)
+    assert score_rows(CONFIG, params, [], ByteTokenizer(), 32).shape == (3, 0)
 
 
 def test_rows_are_judged_by_models_that_did_not_train_on_them(params):
@@ -64,15 +64,16 @@ def test_rows_are_judged_by_models_that_did_not_train_on_them(params):
     side, tokens = problem.data, problem.data.circle.tokens // 2
     judges = Judges(CONFIG, params, [0.0, 0.3, 0.6], tokens, side.circle)
     rows = np.arange(0, 700, 7)
-    found = judges.losses(side, side.tokens, rows, problem, 32)
-    scores = score_rows(CONFIG, params, side.tokens, rows, problem.tokenizer, 32)
+    documents = [side.tokens.documents[r] for r in rows]
+    found = judges.losses(side, rows, documents, problem, 32)
+    scores = score_rows(CONFIG, params, documents, problem.tokenizer, 32)
     arcs = [set(side.circle.arc(start, tokens).tolist()) for start in judges.starts]
     for place, row in enumerate(rows.tolist()):
         unseen = [score for score, arc in zip(scores[:, place], arcs, strict=True) if row not in arc]
         assert unseen, "no row lies in all arcs"
         assert found[place] == pytest.approx(np.mean(unseen))
     # Models of another side have trained on none of these rows.
-    other = judges.losses(side_of(side.corpus.texts), side.tokens, rows, problem, 32)
+    other = judges.losses(side_of(side.corpus.texts), rows, documents, problem, 32)
     np.testing.assert_allclose(other, scores.mean(axis=0))
 
 
@@ -87,6 +88,17 @@ def test_short_rows_and_rows_over_the_limit_have_no_score(params):
     assert 2000 < problem.data.tokens.sizes[known].sum() <= 3000
     np.testing.assert_array_equal(np.isfinite(scored.order), known)
     np.testing.assert_array_equal(np.isfinite(scored.chance), known)
+
+
+def test_two_shuffles_of_some_rows_tell_what_chance_is(params, monkeypatch):
+    monkeypatch.setattr(localize, "NULL_TOKENS", 1000)
+    problem = prepare(corpus_of(markov_rows(700, 33)), None, TINY, seed=0, tokenizer=ByteTokenizer())
+    judges = Judges(CONFIG, params, [0.0, 0.3, 0.6], problem.data.circle.tokens // 2, problem.data.circle)
+    scored = score_side(problem.data, judges, None, problem, length=32, limit=5000)
+    chance, order = np.isfinite(scored.chance), np.isfinite(scored.order)
+    assert 500 < problem.data.tokens.sizes[chance].sum() <= 1000
+    assert order[chance].all()
+    assert problem.data.tokens.sizes[order].sum() > 4000
 
 
 # Rows of a made-up run: 400 usual ones, then planted ones.

@@ -102,6 +102,16 @@ def test_results_measure_the_stored_models(undisturbed, world):
     np.testing.assert_array_equal(accuracy, result.accuracy)
 
 
+def test_earlier_checkpoints_change_nothing_about_the_end(undisturbed, world, tmp_path):
+    config, variants, packed, held_out = world
+    sizes = {"steps": STEPS, "segment": SEGMENT, "batch": BATCH}
+    last = train_tier(config, variants, packed, held_out, **sizes, directory=tmp_path, checkpoints=(1.0,))
+    whole, _ = undisturbed
+    assert last.loss.shape == (4, 1)
+    np.testing.assert_array_equal(last.loss[:, 0], whole.loss[:, -1])
+    assert_same(last, whole, but=("seconds", "loss", "tail_loss"))
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
