@@ -1,7 +1,9 @@
 """Does the cascade tell a damaged dataset from a clean one, and does it find the bad rows? One JSON line a run.
 
     python benchmarks/damaged_copies.py DATA --reference REFERENCE --seeds 3 --profile laptop
+    python benchmarks/damaged_copies.py DATA --halve
 
+With --halve one random half of DATA is the reference and the other the data: a true resample, on which an alarm would be false.
 DATA is copied as it is, with its rows repeated five times (equal row count), with half of them replaced by templates and with
 the words of a fifth of them shuffled. Which rows were spoiled is known, so precision and recall are exact.
 """
@@ -9,6 +11,7 @@ the words of a fifth of them shuffled. Which rows were spoiled is known, so prec
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +42,8 @@ class Options:
     """Dataset that is taken as clean."""
     reference: str | None = None
     """Trusted sample of the same kind."""
+    halve: bool = False
+    """One random half of DATA is the reference."""
     seeds: int = 3
     """Runs a copy; damage, splits and models all change with the seed."""
     first_seed: int = 0
@@ -47,13 +52,24 @@ class Options:
     """Size of the runs."""
 
 
+def sides(options: Options, folder: Path) -> tuple[list[str], str | Path | None]:
+    """The rows that are taken as clean, and the reference."""
+    rows = [text for batch in open_dataset(options.data).stream() for text in batch.column("text").to_pylist()]
+    if not options.halve:
+        return rows, options.reference
+    random.Random(0).shuffle(rows)
+    reference = folder / "reference.jsonl"
+    write_rows(reference, rows[len(rows) // 2 :])
+    return rows[: len(rows) // 2], reference
+
+
 def measure(options: Options, name: str, seed: int, folder: Path) -> dict[str, object]:
     """One run: risk, dimensions, and how many of the flagged rows were spoiled and the reverse."""
-    rows = [text for batch in open_dataset(options.data).stream() for text in batch.column("text").to_pylist()]
+    rows, reference = sides(options, folder)
     spoiled, bad = DAMAGE[name](rows, seed)
     data, out = folder / "data.jsonl", folder / "out"
     write_rows(data, spoiled)
-    report = validate(data, reference=options.reference, profile=options.profile, out=out, seed=seed)
+    report = validate(data, reference=reference, profile=options.profile, out=out, seed=seed)
     lines = (out / "flagged_rows.jsonl").read_text(encoding="utf-8").splitlines()
     named = np.unique([json.loads(line)["row"] - 1 for line in lines]).astype(int)
     hits = int(bad[named].sum())
