@@ -18,7 +18,7 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 from spectral.resonance import EMBEDDING_SCALE, ResonanceConfig
 
-EPSILON = 1e-6  # of the norms, as in `spectral.layers.rms_norm`
+EPSILON = 1e-6  # of the norms, as in `atlas_jax.nn.norms.rms_norm`
 EVALUATION_BATCH = 8  # windows, as in `validation.tiers`
 
 

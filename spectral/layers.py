@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,13 +12,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from atlas_jax.nn import linear
+from atlas_jax.nn.norms import rms_norm
 from spectral.convolution import Modes, ModeState, causal_convolution
 
+OPEN = -2.0  # threshold of a band's gate at the start, nats below the power that bands start with
+QUIET = 1e-6  # energy added under the logarithm
 
-def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], epsilon: float = 1e-6) -> Float[Array, "*b d"]:
-    """x / rms(x) * scale over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(mean_square + epsilon) * jnp.broadcast_to(scale, x.shape)
+
+class LayerState(NamedTuple):
+    """What one layer remembers."""
+
+    modes: ModeState  # of the bands
+    energy: Float[Array, "b g 2 2"]  # their running sums and weights; g = 0 without a band gate
+
+
+def matmul(x: Float[Array, "*b d"], weight: Float[Array, "d n"]) -> Float[Array, "*b n"]:
+    """x @ weight in the dtype of x; the parameter stays float32."""
+    return linear(x, weight.astype(x.dtype))
 
 
 def octave_modes(heads: int, modes: int, longest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -54,13 +65,14 @@ class RMSNorm(nn.Module):
 
 
 class MultiHeadFrequencyLayer(nn.Module):
-    """Gated causal mixing in frequency bands: (convolution(x V) * silu(x G)) O, one band of damped modes a head.
+    """Gated causal mixing in frequency bands: (gate(convolution(x V)) * silu(x G)) O, one band of damped modes a head.
 
     Attributes:
       heads: bands; d must be a multiple.
       modes: damped modes a band.
       longest: memory, in tokens, of the slowest mode at the start.
       chunk: tokens per Toeplitz block, see `causal_convolution`.
+      band_gate: whether `AdvancedSpectralGating` acts on the bands.
 
     Source: the gated long convolution of Hyena (Poli et al. 2023, arXiv:2302.10866) with the modal kernel of S4D, one
     kernel a head instead of one a channel.
@@ -70,9 +82,10 @@ class MultiHeadFrequencyLayer(nn.Module):
     modes: int
     longest: float
     chunk: int
+    band_gate: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], state: ModeState | None) -> tuple[Float[Array, "b t d"], ModeState]:
+    def __call__(self, x: Float[Array, "b t d"], state: LayerState | None) -> tuple[Float[Array, "b t d"], LayerState]:
         batch, length, d = x.shape
         log_rate, frequency = octave_modes(self.heads, self.modes, self.longest)
         real, imaginary = coefficients(log_rate)
@@ -84,11 +97,57 @@ class MultiHeadFrequencyLayer(nn.Module):
         )
         w_in = self.param("in", nn.initializers.lecun_normal(), (d, 2 * d))
         w_out = self.param("out", nn.initializers.lecun_normal(), (d, d))
-        value, gate = jnp.split(linear(x, w_in), 2, axis=-1)
-        mixed, state = causal_convolution(
-            value.reshape(batch, length, self.heads, d // self.heads), modes, state, chunk=self.chunk
+        value, gate = jnp.split(matmul(x, w_in), 2, axis=-1)
+        bands, mode_state = causal_convolution(
+            value.reshape(batch, length, self.heads, d // self.heads),
+            modes,
+            None if state is None else state.modes,
+            chunk=self.chunk,
         )
-        return linear(mixed.reshape(batch, length, d) * nn.silu(gate), w_out), state
+        energy = None if state is None else state.energy
+        if self.band_gate:
+            shares, energy = AdvancedSpectralGating(self.longest, self.chunk, name="band_gate")(x, bands, energy)
+            bands = bands * shares[..., None]
+        elif energy is None:
+            energy = jnp.zeros((batch, 0, 2, 2), mode_state.dtype)
+        return matmul(bands.reshape(batch, length, d) * nn.silu(gate), w_out), LayerState(mode_state, energy)
+
+
+class AdvancedSpectralGating(nn.Module):
+    """How far each band is let through at each token: sigmoid(x W + slope (log energy - threshold)), one number a band.
+
+    The energy is a running mean of the band's own squared output up to t, as long as the band's memory, so a band that has gone
+    quiet is shut and one that carries something is open; nothing in it depends on the future or on the whole sequence's spectrum
+    (the published gate does, and so leaks).
+
+    Attributes:
+      longest: memory of the slowest band, in tokens, see `octave_modes`.
+      chunk: tokens per block of the running mean.
+    """
+
+    longest: float
+    chunk: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], bands: Float[Array, "b t h k"], state: Float[Array, "b h 2 2"] | None
+    ) -> tuple[Float[Array, "b t h"], Float[Array, "b h 2 2"]]:
+        heads = bands.shape[2]
+        weight = self.param("weight", nn.initializers.zeros, (x.shape[-1], heads))
+        slope = self.param("slope", nn.initializers.ones, (heads,))
+        threshold = self.param("threshold", nn.initializers.constant(OPEN), (heads,))
+        rate = jnp.asarray(octave_modes(heads, 1, self.longest)[0], slope.dtype)
+        zero = jnp.zeros_like(rate)
+        decaying = Modes(rate, zero, jnp.ones_like(rate), zero)
+        power = jnp.mean(jnp.square(bands.astype(slope.dtype)), axis=-1)
+        # Summed beside the weights, so that it is a mean from the first token on.
+        summed, state = causal_convolution(
+            jnp.stack([power, jnp.ones_like(power)], axis=-1), decaying, state, chunk=self.chunk
+        )
+        loudness = jnp.log(summed[..., 0] / summed[..., 1] + QUIET)
+        asked = matmul(x, weight).astype(slope.dtype)
+        shares = nn.sigmoid(asked + (loudness - threshold[None, None]) * slope[None, None])
+        return shares.astype(x.dtype), state
 
 
 class FeedForward(nn.Module):
@@ -101,22 +160,59 @@ class FeedForward(nn.Module):
         d = x.shape[-1]
         up = self.param("up", nn.initializers.lecun_normal(), (d, self.width))
         down = self.param("down", nn.initializers.lecun_normal(), (self.width, d))
-        return linear(jnp.square(nn.relu(linear(x, up))), down)
+        return matmul(jnp.square(nn.relu(matmul(x, up))), down)
 
 
-class ResonanceBlock(nn.Module):
-    """norm, frequency layer, residual; norm, feed-forward, residual."""
+class SpectralFFN(nn.Module):
+    """relu(mix(relu(x A)))**2 B, where mix is a circular convolution within blocks of inner channels, by FFT.
+
+    A layer between the two dense ones for width/2 + width/block complex numbers instead of width**2: a block-circulant matrix
+    (Cheng et al. 2015, arXiv:1502.03436), diagonal in the frequency domain over channels. Channels have no order in time, so
+    this cannot leak. It starts as the identity, where the layer equals `FeedForward`.
+
+    Attributes:
+      width: inner channels, a multiple of `block`.
+      block: channels that are mixed with one another.
+    """
+
+    width: int
+    block: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        d, blocks = x.shape[-1], self.width // self.block
+        up = self.param("up", nn.initializers.lecun_normal(), (d, self.width))
+        down = self.param("down", nn.initializers.lecun_normal(), (self.width, d))
+        shape = (blocks, self.block // 2 + 1)
+        real = self.param("real", nn.initializers.ones, shape)
+        imaginary = self.param("imaginary", nn.initializers.zeros, shape)
+        inner = nn.relu(matmul(x, up)).reshape(*x.shape[:-1], blocks, self.block)
+        spectrum = jnp.fft.rfft(inner.astype(real.dtype)) * jax.lax.complex(real, imaginary)[None, None]
+        mixed = jnp.fft.irfft(spectrum, n=self.block).reshape(*x.shape[:-1], self.width).astype(x.dtype)
+        return matmul(jnp.square(nn.relu(mixed)), down)
+
+
+class ResonanceLayer(nn.Module):
+    """norm, frequency layer, residual; norm, feed-forward, residual.
+
+    Attributes: see `spectral.resonance.ResonanceConfig`.
+    """
 
     heads: int
     modes: int
     longest: float
     chunk: int
     feed_forward: int
+    band_gate: bool = False
+    channel_block: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], state: ModeState | None) -> tuple[Float[Array, "b t d"], ModeState]:
-        mixed, state = MultiHeadFrequencyLayer(self.heads, self.modes, self.longest, self.chunk, name="mixer")(
-            RMSNorm(name="mixer_norm")(x), state
-        )
+    def __call__(self, x: Float[Array, "b t d"], state: LayerState | None) -> tuple[Float[Array, "b t d"], LayerState]:
+        mixed, state = MultiHeadFrequencyLayer(
+            self.heads, self.modes, self.longest, self.chunk, self.band_gate, name="mixer"
+        )(RMSNorm(name="mixer_norm")(x), state)
         x = x + mixed
-        return x + FeedForward(self.feed_forward, name="feed_forward")(RMSNorm(name="feed_forward_norm")(x)), state
+        inner = RMSNorm(name="feed_forward_norm")(x)
+        if self.channel_block:
+            return x + SpectralFFN(self.feed_forward, self.channel_block, name="feed_forward")(inner), state
+        return x + FeedForward(self.feed_forward, name="feed_forward")(inner), state

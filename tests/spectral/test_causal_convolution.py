@@ -1,6 +1,8 @@
-"""The chunked convolution against its float64 definition, its gradients, and the decay of its kernels."""
+"""Every algorithm of the causal convolution against its float64 definition, its gradients, and the decay of its kernels."""
 
 from __future__ import annotations
+
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,10 @@ from jax.flatten_util import ravel_pytree
 
 from spectral import convolution, reference
 from spectral.convolution import Modes, causal_convolution
+from spectral.convolution.causal import ALGORITHMS
 from spectral.layers import coefficients, octave_modes
+
+each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def drawn_modes(heads, modes, seed=0):
@@ -25,33 +30,73 @@ def drawn_input(length, heads, seed=1):
     return np.random.default_rng(seed).normal(size=(2, length, heads, 3))
 
 
+def drawn_state(seed=2):
+    return np.random.default_rng(seed).normal(size=(2, 2, 6, 3))
+
+
 def on_device(tree):
     return jax.tree.map(jnp.asarray, tree)
 
 
-@pytest.mark.parametrize(
-    ("length", "chunk"), [(1, 8), (5, 8), (8, 8), (9, 8), (16, 8), (29, 8), (6, 1), (24, 24), (30, 128)]
-)
-def test_convolution_equals_its_definition(length, chunk):
+@cache
+def compiled(algorithm, chunk):
+    return jax.jit(partial(causal_convolution, algorithm=algorithm, chunk=chunk))
+
+
+def assert_close(actual, expected, bound):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=bound * np.abs(expected).max())
+
+
+@each_algorithm
+@pytest.mark.parametrize(("length", "chunk"), [(1, 8), (6, 1), (29, 8)])
+def test_convolution_equals_its_definition(algorithm, length, chunk):
     modes, x = drawn_modes(2, 3), drawn_input(length, 2)
-    expected = reference.causal_convolution(x, modes)
+    expected, after = reference.causal_convolution(x, modes), reference.last_state(x, modes)
     with jax.enable_x64(True):
-        y, _ = causal_convolution(jnp.asarray(x), on_device(modes), chunk=chunk)
-        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-    single = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), (x, modes))
-    y, _ = causal_convolution(*single, chunk=chunk)
-    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())  # measured 3e-7
+        y, state = compiled(algorithm, chunk)(*on_device((x, modes)))
+        assert y.dtype == state.dtype == np.float64
+        assert_close(y, expected, 1e-12)
+        assert_close(state, after, 1e-12)
 
 
-@pytest.mark.parametrize(("first", "second"), [(3, 13), (8, 8), (13, 3), (1, 1)])
-def test_a_state_carries_the_whole_past(first, second):
-    modes, x = drawn_modes(2, 3), drawn_input(first + second, 2)
-    expected = reference.causal_convolution(x, modes)[:, first:]
+@each_algorithm
+def test_convolution_equals_its_definition_in_float32(algorithm):
+    modes, x = drawn_modes(2, 3), drawn_input(29, 2)
+    y, state = compiled(algorithm, 8)(*jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), (x, modes)))
+    assert y.dtype == state.dtype == np.float32
+    assert_close(y, reference.causal_convolution(x, modes), 1e-5)  # measured 3e-7
+    assert_close(state, reference.last_state(x, modes), 1e-5)
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(8, None), (8, 8), (150, None), (29, 8)])
+def test_the_default_choice_equals_the_definition(length, chunk):
+    modes, x = drawn_modes(2, 3), drawn_input(length, 2)
     with jax.enable_x64(True):
-        inputs = jnp.asarray(x)
-        _, state = causal_convolution(inputs[:, :first], on_device(modes), chunk=8)
-        y, _ = causal_convolution(inputs[:, first:], on_device(modes), state, chunk=8)
-    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        y, state = compiled(None, chunk)(*on_device((x, modes)))
+        assert_close(y, reference.causal_convolution(x, modes), 1e-12)
+        assert_close(state, reference.last_state(x, modes), 1e-12)
+
+
+@given(
+    parts=st.lists(
+        # Few lengths, as each compiles a program; 13 is three chunks and a remainder.
+        st.tuples(st.sampled_from((1, 4, 13)), st.sampled_from(ALGORITHMS)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_a_state_carries_the_whole_past_between_any_algorithms(parts):
+    length = sum(part for part, _ in parts)
+    modes, x = drawn_modes(2, 3), drawn_input(length, 2)
+    start, done = drawn_state(), 0
+    with jax.enable_x64(True):
+        state, outputs = jnp.asarray(start), []
+        for part, algorithm in parts:
+            y, state = compiled(algorithm, 4)(*on_device((x[:, done : done + part], modes)), state)
+            outputs.append(np.asarray(y))
+            done += part
+        assert_close(np.concatenate(outputs, axis=1), reference.causal_convolution(x, modes, start), 1e-12)
+        assert_close(state, reference.last_state(x, modes, start), 1e-12)
 
 
 def test_kernel_equals_its_definition():
@@ -61,26 +106,51 @@ def test_kernel_equals_its_definition():
     np.testing.assert_allclose(taps, reference.kernel(modes, 40), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("length", "chunk", "started"), [(6, 8, False), (11, 4, False), (11, 4, True)])
-def test_gradients_equal_finite_differences(length, chunk, started):
-    """Of every entry of every mode parameter, of the inputs, and of the state where there is one."""
-    modes, x = drawn_modes(2, 3), drawn_input(length, 2)
-    state = np.random.default_rng(2).normal(size=(2, 2, 6, 3)) if started else None
-    weights = np.random.default_rng(3).normal(size=x.shape)
+WEIGHTS = np.random.default_rng(3).normal(size=(2, 19, 2, 3))
+
+
+def gradient_inputs(started):
+    """19 tokens: four chunks of 4 and a remainder."""
+    return drawn_input(19, 2), drawn_modes(2, 3), drawn_state() if started else None
+
+
+@cache
+def gradient(algorithm, started):
+    """With respect to every entry of the inputs, the mode parameters and the state, of a loss on outputs and last state."""
+
+    def loss(flat):
+        y, last = causal_convolution(*restore(flat), chunk=4, algorithm=algorithm)
+        return jnp.sum(jnp.asarray(WEIGHTS) * y) + jnp.sum(jnp.sin(last))
+
     with jax.enable_x64(True):
-        flat, restore = ravel_pytree(on_device((x, modes, state)))
+        flat, restore = ravel_pytree(on_device(gradient_inputs(started)))
+        return np.asarray(jax.jit(jax.grad(loss))(flat))
+
+
+@cache
+def finite_differences(started):
+    """The same of the float64 definition."""
+    with jax.enable_x64(True):
+        flat, restore = ravel_pytree(on_device(gradient_inputs(started)))
+        flat = np.asarray(flat)
 
         def loss(flat):
-            x, modes, state = restore(flat)
-            y, last = causal_convolution(x, modes, state, chunk=chunk)
-            return jnp.sum(jnp.asarray(weights) * y) + jnp.sum(jnp.sin(last))
+            x, modes, state = jax.tree.map(np.asarray, restore(jnp.asarray(flat)))
+            y, last = reference.causal_convolution(x, modes, state), reference.last_state(x, modes, state)
+            return np.sum(WEIGHTS * y) + np.sum(np.sin(last))
 
-        h = 1e-5
-        nudges = h * jnp.eye(len(flat))
-        both = jax.jit(jax.vmap(lambda nudge: (loss(flat + nudge) - loss(flat - nudge)) / (2 * h)))
-        differences, gradient = both(nudges), jax.jit(jax.grad(loss))(flat)
-    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-7)
-    assert np.count_nonzero(gradient) == len(flat)
+        nudges = 1e-5 * np.eye(len(flat))
+        return np.array([(loss(flat + nudge) - loss(flat - nudge)) / 2e-5 for nudge in nudges])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "started"), [*((name, True) for name in ALGORITHMS), ("toeplitz", False), ("chunked", False)]
+)
+def test_gradients_equal_finite_differences_and_one_another(algorithm, started):
+    ours = gradient(algorithm, started)
+    np.testing.assert_allclose(ours, finite_differences(started), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ours, gradient("toeplitz", started), rtol=1e-11, atol=1e-11 * np.abs(ours).max())
+    assert np.count_nonzero(ours) == ours.size
 
 
 @given(

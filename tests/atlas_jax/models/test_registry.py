@@ -64,7 +64,7 @@ def test_the_command_lists_every_preset(capsys):
     listing.main([])
     shown = capsys.readouterr().out
     for row in rows:
-        line = next(line for line in shown.splitlines() if f" {row['preset']} " in line)
+        line = next(line for line in shown.splitlines() if line.split()[:2] == [row["name"], row["preset"]])
         assert f"{row['parameters']:,}" in line
         assert f"{row['state_bytes']:,}" in line
 

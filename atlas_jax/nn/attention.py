@@ -1,0 +1,202 @@
+"""Causal sliding-window attention with rotary embeddings, block after block, with a carried window of fixed size.
+
+Each token sees itself and the `window - 1` tokens before it. What a stream carries is their keys and values, unrotated:
+rotary attention depends on distances alone, so positions are counted from the oldest carried token of each block. No
+position grows with the stream, the tables of angles are constants exact to rounding, and there is no counter to keep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from atlas_jax.nn.norms import sum_dtype
+
+ROTARY_BASE = 10_000.0
+
+
+class Window(NamedTuple):
+    """The last w = window - 1 tokens of every sequence, oldest first; zeros where the sequence is still shorter."""
+
+    keys: Float[Array, "b w h k"]  # before rotation
+    values: Float[Array, "b w h v"]
+    present: Float[Array, "b w"]  # 1 where a token stands, 0 before the start; a float, so that a cast takes all
+
+
+def init_window(batch: int, window: int, heads: int, key_width: int, value_width: int | None = None) -> Window:
+    """The window before the first token: empty, float32.
+
+    Args:
+      batch: sequences.
+      window: tokens that each token sees, itself included.
+      heads: attention heads.
+      key_width: channels of a key.
+      value_width: channels of a value; default as many.
+    """
+    past = window - 1
+    return Window(
+        jnp.zeros((batch, past, heads, key_width)),
+        jnp.zeros((batch, past, heads, value_width or key_width)),
+        jnp.zeros((batch, past)),
+    )
+
+
+def rotary_table(
+    length: int, width: int, base: float = ROTARY_BASE
+) -> tuple[Float[np.ndarray, "t r"], Float[np.ndarray, "t r"]]:
+    """Cosine and sine of position x base**(-2 i / width), float64, for positions 0 to length - 1 and r = width / 2.
+
+    Raises:
+      ValueError: width is odd.
+    """
+    if width % 2:
+        raise ValueError(f"rotary_table: width is {width}, expected an even number of channels")
+    angles = np.arange(length)[:, None] * base ** (-np.arange(0, width, 2) / width)[None, :]
+    return np.cos(angles), np.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "b t h k"], cosine: Float[np.ndarray, "t r"], sine: Float[np.ndarray, "t r"]
+) -> Float[Array, "b t h k"]:
+    """Turns channel pairs (i, i + k / 2) by the angles of their position; in float32 at least, result as x.
+
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, equation 34, with the pairs half the width apart.
+    """
+    dtype = sum_dtype(x.dtype)
+    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    c, s = (jnp.asarray(table, dtype)[None, :, None, :] for table in (cosine, sine))
+    return jnp.concatenate([first * c - second * s, second * c + first * s], axis=-1).astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "b t h k"],
+    keys: Float[Array, "b s h k"],
+    values: Float[Array, "b s h v"],
+    visible: Bool[Array | np.ndarray, "#b t s"],
+) -> Float[Array, "b t h v"]:
+    """softmax(query keys / sqrt(k)) values over the visible tokens; scores and softmax in float32 at least.
+
+    What is not visible has weight exactly 0. Each query must see at least one token.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+    """
+    dtype = sum_dtype(query.dtype)
+    scores = jnp.einsum("bthk,bshk->bhts", query, keys, preferred_element_type=dtype)
+    scores = jnp.where(visible[:, None], scores * query.shape[-1] ** -0.5, jnp.finfo(dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    return jnp.einsum("bhts,bshv->bthv", weights, values, preferred_element_type=dtype).astype(values.dtype)
+
+
+def _band(length: int, past: int, window: int) -> Bool[np.ndarray, "1 t s"]:
+    """Which of `past` carried tokens and the block's own each token of the block may see."""
+    distance = past + np.arange(length)[:, None] - np.arange(past + length)[None, :]
+    return ((distance >= 0) & (distance < window))[None]
+
+
+def _first_block(
+    query: Array, key: Array, value: Array, window: int, base: float
+) -> tuple[Float[Array, "b t h v"], Window]:
+    """A block with nothing before it: no carried token is looked at."""
+    batch, length = query.shape[:2]
+    table = rotary_table(length, query.shape[-1], base)
+    mixed = attend(rotate(query, *table), rotate(key, *table), value, _band(length, 0, window))
+    missing = max(0, window - 1 - length)
+
+    def last(x: Array) -> Array:
+        kept = x[:, length + missing - (window - 1) :]
+        return jnp.pad(kept, [(0, 0), (missing, 0)] + [(0, 0)] * (x.ndim - 2))
+
+    return mixed, Window(last(key), last(value), last(jnp.ones((batch, length), key.dtype)))
+
+
+def _next_block(
+    query: Array, key: Array, value: Array, state: Window, window: int, base: float
+) -> tuple[Float[Array, "b t h v"], Window]:
+    """A block that goes on from `state`."""
+    batch, length = query.shape[:2]
+    past = window - 1
+    keys, values = jnp.concatenate([state.keys, key], axis=1), jnp.concatenate([state.values, value], axis=1)
+    present = jnp.concatenate([state.present, jnp.ones((batch, length), state.present.dtype)], axis=1)
+    cosine, sine = rotary_table(past + length, query.shape[-1], base)
+    visible = jnp.asarray(_band(length, past, window)) & (present > 0)[:, None, :]
+    mixed = attend(rotate(query, cosine[past:], sine[past:]), rotate(keys, cosine, sine), values, visible)
+    return mixed, Window(keys[:, length:], values[:, length:], present[:, length:])
+
+
+def _check(query: Array, key: Array, value: Array, state: Window | None, window: int, chunk: int) -> None:
+    for name, size in (("window", window), ("chunk", chunk), ("query length", query.shape[1])):
+        if size < 1:
+            raise ValueError(f"sliding_window_attention: {name} is {size}, expected at least 1")
+    for name, array, shape in (("key", key, query.shape), ("value", value, (*query.shape[:3], value.shape[-1]))):
+        if array.shape != shape or array.dtype != query.dtype:
+            found = f"{array.dtype} {array.shape}"
+            raise ValueError(f"sliding_window_attention: {name} is {found}, expected {query.dtype} {shape} as query")
+    if state is None:
+        return
+    batch, _, heads, width = key.shape
+    past = window - 1
+    expected = ((batch, past, heads, width), (batch, past, heads, value.shape[-1]), (batch, past))
+    for name, array, shape in zip(Window._fields, state, expected, strict=True):
+        if array.shape != shape or array.dtype != key.dtype:
+            found = f"{array.dtype} {array.shape}"
+            raise ValueError(f"sliding_window_attention: state.{name} is {found}, expected {key.dtype} {shape}")
+
+
+def sliding_window_attention(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b t h k"],
+    value: Float[Array, "b t h v"],
+    state: Window | None = None,
+    *,
+    window: int,
+    chunk: int = 128,
+    base: float = ROTARY_BASE,
+) -> tuple[Float[Array, "b t h v"], Window]:
+    """Attention of each token to itself and the `window - 1` before it, and the window that the next call goes on from.
+
+    Any split of a sequence with the window carried gives the same outputs; a step is a block of one token. Blocks of
+    `chunk` queries meet window - 1 + chunk keys each, one block after the other, and a backward pass computes their
+    weights again instead of keeping them: memory is O(t d + chunk window).
+
+    Args:
+      query, key, value: projections of the inputs, not rotated, all of one float dtype; k even.
+      state: where an earlier call stopped; None at the start of a sequence (then nothing is spent on it).
+      window: tokens that each token sees, itself included.
+      chunk: queries per block.
+      base: of the rotary frequencies; wavelengths run from 2 pi to about 2 pi base tokens.
+
+    Returns:
+      The mixed values, and the last window - 1 tokens.
+
+    Raises:
+      ValueError: a size is below 1, the width is odd, arrays do not fit each other, or the state is another model's.
+    """
+    _check(query, key, value, state, window, chunk)
+    batch, length, heads, width = query.shape
+    if length <= chunk:
+        if state is None:
+            return _first_block(query, key, value, window, base)
+        return _next_block(query, key, value, state, window, base)
+    start = state
+    if start is None:
+        start = jax.tree.map(lambda x: x.astype(key.dtype), init_window(batch, window, heads, width, value.shape[-1]))
+
+    @jax.checkpoint
+    def one_block(carry: Window, block: tuple[Array, Array, Array]) -> tuple[Window, Array]:
+        mixed, carry = _next_block(*block, carry, window, base)
+        return carry, mixed
+
+    whole = length // chunk * chunk
+    blocks = [
+        jnp.moveaxis(x[:, :whole].reshape(batch, -1, chunk, heads, x.shape[-1]), 1, 0) for x in (query, key, value)
+    ]
+    last, mixed = jax.lax.scan(one_block, start, tuple(blocks))
+    mixed = jnp.moveaxis(mixed, 0, 1).reshape(batch, whole, heads, value.shape[-1])
+    if whole < length:
+        rest, last = _next_block(query[:, whole:], key[:, whole:], value[:, whole:], last, window, base)
+        mixed = jnp.concatenate([mixed, rest], axis=1)
+    return mixed, last
