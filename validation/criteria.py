@@ -21,6 +21,7 @@ from validation.tiers import TierResult
 
 LEAST_HARM = 0.05  # bits per token; below it an excess does not count as harm, however well it is measured
 SIGMAS = 3.0
+STEEP = 0.5  # bits per token and doubling; above it a model is still learning which tokens there are
 # P(at least 2 of 3 pairs exceed the bar) = 0.8 needs each to do so with probability 0.713, its normal quantile:
 TWO_OF_THREE_AT_80_PERCENT = 0.562
 ONE_AT_80_PERCENT = 0.842
@@ -112,7 +113,10 @@ def unknown(name: str, question: str, unit: str, why: str) -> Dimension:
 def scaling_gain(
     losses: Float[np.ndarray, "r c"], control: Float[np.ndarray, "p c"] | None, spread: float
 ) -> Dimension:
-    """C5: does more data of this kind still lower the loss, and by as much as the control's?
+    """C5: does more data of this kind still lower the loss, and by enough to keep up with the control?
+
+    Against a control it is the excess to be expected one doubling on. The gains alone would not do: data that is ahead early and
+    level at the end gained less, and harmed nothing (two halves of the standard library at 80 steps: .59 against .70).
 
     Args:
       losses: tier 2, equal rate, at the decayed checkpoints.
@@ -128,20 +132,24 @@ def scaling_gain(
         note = "bar: 3 sigma of the final loss over seeds; a smaller gain could not be told from none"
         return Dimension("C5 scaling", question, gain, unit, None, interval, limit, score(ratio), gain >= limit, note)
     expected = gain_per_doubling(control)[0]
-    gains = control[:, -2] - control[:, -1]
-    room = max(SIGMAS * pooled_spread([gains, losses[:, -2] - losses[:, -1]]), LEAST_HARM)
-    note = "bar: the control's gain less max(3 sigma of a gain over seeds, 0.05)"
+    if expected > STEEP:
+        why = f"the control's loss still falls by {expected:.2f} per doubling: too short a run to tell saturation"
+        return unknown("C5 scaling", "Would it fall behind the control with twice the data?", "bits per token", why)
+    ahead = [2 * curve[:, -1] - curve[:, -2] for curve in (losses, control)]  # each model's loss if it gained once more
+    excess = float(ahead[0].mean() - ahead[1].mean())
+    limit = bar(pooled_spread(ahead))
+    half = 1.96 * pooled_spread(ahead) * math.sqrt(sum(1 / len(side) for side in ahead))
     return Dimension(
         "C5 scaling",
-        question,
-        gain,
-        unit,
+        "Would it fall behind the control with twice the data?",
+        excess,
+        "bits per token above the control, if the next doubling gains what the last one did",
         expected,
-        interval,
-        expected - room,
-        score((expected - gain) / room),
-        gain >= expected - room,
-        note,
+        (excess - half, excess + half),
+        limit,
+        score(excess / limit),
+        excess <= limit,
+        f"the last doubling gained {gain:.3f} here, {expected:.3f} in the control (column Control)",
     )
 
 

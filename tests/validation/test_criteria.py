@@ -147,13 +147,30 @@ def test_scaling_alone_asks_for_more_than_noise():
     assert scaling_gain(falling(-0.1), None, 0.02).score == 100
 
 
-def test_scaling_against_a_control_asks_for_its_gain():
-    control = falling(0.3)
-    points = [scaling_gain(falling(gain), control, 0.02) for gain in (0.3, 0.27, 0.25, 0.2, 0.0)]
+def test_scaling_against_a_control_is_the_excess_one_doubling_on():
+    control = falling(0.3)  # level with all others at half of the data: what it gained less, it will lack twice
+    points = [scaling_gain(falling(gain), control, 0.02) for gain in (0.3, 0.285, 0.275, 0.25, 0.15)]
+    np.testing.assert_allclose([p.value for p in points], [0.0, 0.03, 0.05, 0.1, 0.3], atol=1e-9)
     assert [p.passed for p in points] == [True, True, True, False, False]
     assert points[2].score == pytest.approx(50)
     assert (np.diff([p.score for p in points]) > 0).all()
     assert points[0].control == pytest.approx(0.3)
+
+
+def test_data_that_was_ahead_and_is_level_has_not_fallen_behind():
+    control, ahead = falling(0.3), falling(0.3)
+    ahead[:, -2] -= 0.1  # it knew earlier what the control knew at the end
+    ahead[:, -1] -= 0.09
+    assert scaling_gain(ahead, control, 0.02).passed
+    behind = falling(0.3)
+    behind[:, -1] += 0.04  # under the bar of C1, and falling back
+    assert not scaling_gain(behind, control, 0.02).passed
+
+
+def test_a_run_too_short_to_tell_saturation_says_so():
+    found = scaling_gain(falling(0.2), falling(0.55), 0.02)
+    assert found.score is None
+    assert "still falls by 0.55 per doubling" in found.note
 
 
 def test_removal_that_helps_counts_against_the_data():
