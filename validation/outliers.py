@@ -80,7 +80,7 @@ def no_signal(
     """
     if not len(z) or not len(null):
         return np.zeros(len(z), bool)
-    cuts = np.quantile(null, np.linspace(0.5, 0.995, 100))
+    cuts, middle = np.quantile(null, np.linspace(0.05, 0.995, 190)), np.median(null)
     found = np.array([(z < cut).mean() for cut in cuts])
     if good is not None and len(good):
         # A rate seen k times may well be that of k + 2 sqrt(k) + 1: a small excess is no finding.
@@ -88,7 +88,7 @@ def no_signal(
         false = (seen + 2 * np.sqrt(seen) + 1) / len(good)
         estimate = 1 - false / np.maximum(found, 1e-12)
     else:
-        without = max(0.0, 2 * (float((z < cuts[0]).mean()) - GOOD_BELOW))
+        without = max(0.0, 2 * (float((z < middle).mean()) - GOOD_BELOW))
         estimate = without * np.array([(null < cut).mean() for cut in cuts]) / np.maximum(found, 1e-12)
     enough = np.flatnonzero(estimate >= precision)
     return z < cuts[enough[-1]] if len(enough) else np.zeros(len(z), bool)
