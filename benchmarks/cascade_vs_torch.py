@@ -31,7 +31,7 @@ from validation.corpus import read_corpus
 from validation.datasets import open_dataset
 from validation.datasets.standard_library import write_standard_library
 from validation.prepare import data_variants, held_out_for, prepare, training_windows
-from validation.profiles import BRANCH_GRAIN, PROFILES, Profile
+from validation.profiles import BRANCH_GRAIN, PROFILES, Profile, TierPlan
 from validation.tiers import CHECKPOINTS, DECAY, HeldOut, Variant, learning_rates, model_config, train_tier
 
 TOLERANCE = 1e-4  # relative, in the norm of each array
@@ -47,6 +47,7 @@ class TierWork:
     packed: list[Packed]
     held_out: HeldOut
     steps: int
+    plan: TierPlan
     profile: Profile
 
 
@@ -65,7 +66,7 @@ def tier_works(data: Path, profile: Profile) -> list[TierWork]:
         packed = training_windows(problem.data, plan, variants, problem, profile)
         config = model_config(plan, profile, problem.tokenizer.vocab_size)
         held_out = held_out_for(plan, variants, problem, profile)
-        works.append(TierWork(config, variants, packed, held_out, problem.steps, profile))
+        works.append(TierWork(config, variants, packed, held_out, problem.steps[plan], plan, profile))
     return works
 
 
@@ -89,8 +90,8 @@ def run_jax(work: TierWork, cache: str) -> tuple[float, list[float]]:
             work.packed,
             work.held_out,
             steps=work.steps,
+            plan=work.plan,
             segment=work.profile.segment,
-            batch=work.profile.batch,
             directory=Path(directory),
         )
     return result.seconds, result.loss[:, -1].tolist()
@@ -131,7 +132,7 @@ def _peer_work(work: TierWork, index: int, share: float) -> Any:
     held_out = work.held_out.windows[: math.ceil(len(work.held_out.windows) * steps / work.steps)]
     return Work(
         windows=packed.tokens.copy(),
-        order=batch_order(count=len(packed.tokens), batch=work.profile.batch, steps=steps, seed=variant.seed),
+        order=batch_order(count=len(packed.tokens), batch=work.plan.batch, steps=steps, seed=variant.seed),
         rates=[learning_rates(np.array([variant.learning_rate]), steps, end)[0] for end in ends],
         decay_starts=[end - round(end * DECAY) for end in ends],
         held_out=held_out,
@@ -164,7 +165,7 @@ def check_same_mathematics(work: TierWork, steps: int = CHECKED_STEPS) -> dict[s
         del key
         return token_losses(work.config, params, windows)[0].mean() * LN2, {}
 
-    optimizer, layers, batch = adamw(), work.config.layers, work.profile.batch
+    optimizer, layers, batch = adamw(), work.config.layers, work.plan.batch
     key = jax.random.key(0)
     params = jax.tree.map(lambda leaf: leaf.astype("float64"), resonance.init(work.config, key))
     start, state = torch_resonance.named_arrays(params, layers), init_state(params, optimizer, key)

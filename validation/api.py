@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_jax.data import Tokenizer, load_tokenizer
-from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
+from atlas_jax.distributed.mesh import accelerator_memory, compilation_cache, use_host_devices
 from validation.assemble import Request
 from validation.datasets import Dataset, DatasetError, open_dataset
 from validation.profiles import PROFILES
@@ -109,6 +109,8 @@ def make_request(
 
 def run_and_write(request: Request, progress: Progress) -> Report:
     """Runs a request on all devices and writes its report; what resuming needs stays in `out/state`."""
+    if request.profile.memory is not None:
+        accelerator_memory(request.profile.memory)
     use_host_devices()
     compilation_cache()
     report = run(request, progress)

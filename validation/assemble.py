@@ -81,15 +81,15 @@ class Trained:
     parameters: int
 
 
-def checkpoint_tokens(problem: Problem, profile: Profile) -> Float[np.ndarray, " 4"]:
-    """Tokens that a model has seen at its four decayed checkpoints."""
-    return np.array([profile.tokens(round(problem.steps * share)) for share in CHECKPOINTS], float)
+def checkpoint_tokens(plan: TierPlan, problem: Problem, profile: Profile) -> Float[np.ndarray, " 4"]:
+    """Tokens that a model of the tier has seen at its four decayed checkpoints."""
+    return np.array([profile.tokens(plan, round(problem.steps[plan] * share)) for share in CHECKPOINTS], float)
 
 
 def tier_losses(tier: Trained, problem: Problem, profile: Profile) -> TierLosses:
     """What the scaling law is fitted to: the models of the better learning rate."""
     best = criteria.better_rate(tier.data, tier.plan.multipliers())
-    return TierLosses(tier.parameters, checkpoint_tokens(problem, profile), tier.data.loss[best])
+    return TierLosses(tier.parameters, checkpoint_tokens(tier.plan, problem, profile), tier.data.loss[best])
 
 
 def _dimensions(
@@ -128,7 +128,7 @@ def _dimensions(
     out.append(criteria.unknown("C4 coverage", "Do samples cover the reference?", "share of recall", later))
     paired = large.data.loss[: large.plan.models[0]]
     out.append(criteria.scaling_gain(paired, control, spread))
-    cost = criteria.token_cost(law, large.parameters, int(checkpoint_tokens(problem, profile)[-1]))
+    cost = criteria.token_cost(law, large.parameters, int(checkpoint_tokens(large.plan, problem, profile)[-1]))
     for name, (question, what, issues) in LOST.items():
         named = _token_share(issues, flags, problem)
         share = named
@@ -178,7 +178,11 @@ def assemble(
         ),
         data=_data(request, problem, reference),
         environment=_environment(request, seconds),
-        config={**request.settings, "profile": asdict(profile), "steps": problem.steps},
+        config={
+            **request.settings,
+            "profile": asdict(profile),
+            "steps": [problem.steps[plan] for plan in profile.tiers],
+        },
     )
 
 
@@ -191,10 +195,10 @@ def _tier(number: int, tier: Trained, problem: Problem, profile: Profile) -> Tie
         ]
     final = tier.data.loss[best, -1]
     control = None if tier.controls is None else tier.controls.loss[:, -1]
-    tokens = profile.tokens(problem.steps)
+    tokens = profile.tokens(tier.plan, problem.steps[tier.plan])
     return Tier(
         tier=number,
-        d_model=tier.plan.d_model,
+        d_model=tier.plan.model.d_model,
         parameters=tier.parameters,
         tokens_per_model=tokens,
         unique_tokens_per_model=min(tokens, problem.data.circle.tokens),
@@ -211,7 +215,7 @@ def _model(
     number: int, index: int, role: str, tier: Trained, result: TierResult, problem: Problem, profile: Profile
 ) -> ModelResult:
     variant = tier.variants[index]
-    tokens = checkpoint_tokens(problem, profile)
+    tokens = checkpoint_tokens(tier.plan, problem, profile)
     curve = result.curve[index]
     seen = np.linspace(0, tokens[-1], len(curve) + 1)[1:]
     thin = np.unique(np.linspace(0, len(curve) - 1, 64).astype(int))

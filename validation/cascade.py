@@ -26,7 +26,7 @@ class Options:
     """File, folder or glob (.txt .jsonl .json .csv .tsv .parquet); without it a demonstration runs."""
     reference: str | None = None
     """Trusted sample of the same kind; without it harm to real text stays unknown."""
-    profile: Literal["quick", "laptop", "workstation"] = "laptop"
+    profile: Literal["quick", "laptop", "workstation", "h200x4"] = "laptop"
     """Size of the run: laptop takes about three minutes on two cores."""
     out: Path | None = None
     """Folder for the report. Default: reports/NAME."""

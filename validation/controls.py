@@ -29,7 +29,7 @@ def control_key(problem: Problem, profile: Profile, plan: TierPlan) -> str:
         "tokenizer": problem.tokenizer.fingerprint(),
         "profile": asdict(profile),
         "plan": asdict(plan),
-        "steps": problem.steps,
+        "steps": problem.steps[plan],
         "seed": problem.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -58,7 +58,7 @@ class Problem:
       held_out_rows: rows of that side which they come from.
       duplicates: of the data's rows.
       leaked: rows of the data that also stand, nearly or exactly, in the held-out part: never trained on.
-      steps: optimizer steps of each model.
+      steps: optimizer steps of each model, by tier.
       seed: of the run.
     """
 
@@ -69,7 +69,7 @@ class Problem:
     held_out_rows: Int[np.ndarray, " h"]
     duplicates: Duplicates
     leaked: Bool[np.ndarray, " n"]
-    steps: int
+    steps: dict[TierPlan, int]
     seed: int
 
 
@@ -116,7 +116,7 @@ def prepare(
             Side(data, data_tokens, circle(allowed, deal(duplicates.group, seed), data_tokens.sizes)),
             trusted_side,
         )
-    steps = _steps(sides, profile)
+    steps = {plan: _steps(sides, plan, profile) for plan in profile.tiers}
     held_out = _held_out(sides[1] or sides[0], held_out_rows, tokenizer, profile)
     return Problem(*sides, tokenizer, held_out, held_out_rows, duplicates, leaked, steps, seed)
 
@@ -174,9 +174,12 @@ def _compare(texts: list[str], held_out: list[str], seed: int) -> tuple[Duplicat
     return within, np.isin(within.group, both.group[n:])
 
 
-def _steps(sides: tuple[Side, Side | None], profile: Profile) -> int:
-    """Steps such that a model sees about half of the smaller side once; fewer leaves too little to tell models apart."""
-    per_step = profile.batch * profile.length
+def _steps(sides: tuple[Side, Side | None], plan: TierPlan, profile: Profile) -> int:
+    """Steps such that a model sees about half of the smaller side once, and no more than the plan's rows of it.
+
+    With fewer there is too little to tell models apart.
+    """
+    per_step = profile.tokens(plan, 1)
     for side, name in zip(sides, ("the data", "the reference"), strict=True):
         needed = profile.step_grain * per_step
         if side is not None and side.circle.tokens < needed:
@@ -186,9 +189,14 @@ def _steps(sides: tuple[Side, Side | None], profile: Profile) -> int:
                 f"{name} has too little text for profile {profile.name!r}: {side.circle.tokens:,} tokens in {rows:,} rows "
                 f"to train on, expected at least {needed:,} tokens (about {more:,} rows of this length)"
             )
-    smallest = min(side.circle.tokens for side in sides if side is not None)
-    grain = profile.step_grain
-    return int(np.clip(smallest // 2 // per_step // grain * grain, grain, profile.steps))
+    seen, grain = min(_seen(side, plan) for side in sides if side is not None), profile.step_grain
+    return int(np.clip(seen // per_step // grain * grain, grain, profile.steps))
+
+
+def _seen(side: Side, plan: TierPlan) -> int:
+    """Tokens of the side that a model may see."""
+    half = side.circle.tokens // 2
+    return half if plan.rows is None else min(half, round(plan.rows * side.circle.tokens / len(side.circle.order)))
 
 
 def _held_out(side: Side, rows: Int[np.ndarray, " h"], tokenizer: Tokenizer, profile: Profile) -> HeldOut:
@@ -233,7 +241,7 @@ def subsample(
     side: Side, plan: TierPlan, variant: Variant, problem: Problem, profile: Profile
 ) -> Int[np.ndarray, " m"]:
     """The rows that a model trains on, enough for its windows; some twice where the side has too few."""
-    return side.circle.arc(variant.subsample / plan.count, profile.tokens(problem.steps) + profile.length)
+    return side.circle.arc(variant.subsample / plan.count, profile.tokens(plan, problem.steps[plan]) + profile.length)
 
 
 def training_windows(
@@ -246,7 +254,7 @@ def training_windows(
             subsample(side, plan, v, problem, profile),
             length=profile.length,
             eos=problem.tokenizer.eos,
-            count=problem.steps * profile.batch,
+            count=problem.steps[plan] * plan.batch,
             seed=v.seed,
         )
         for v in variants

@@ -182,9 +182,9 @@ def _train(number: int, plan: TierPlan, problem: Problem, profile: Profile, stat
             chosen,
             training_windows(side, plan, chosen, problem, profile),
             held_out_for(plan, chosen, problem, profile),
-            steps=problem.steps,
+            plan=plan,
+            steps=problem.steps[plan],
             segment=profile.segment,
-            batch=profile.batch,
             directory=folder,
             on_progress=lambda done, total, loss: progress.training(
                 label, models, done / total, parameters * len(chosen), loss
@@ -227,10 +227,11 @@ def _predict(trained: list[Trained], plan: TierPlan, problem: Problem, profile: 
     if not log.exists():
         tiers = [tier_losses(tier, problem, profile) for tier in trained]
         size = _parameters(plan, profile, problem.tokenizer.vocab_size)
-        _, value, interval = predict(tiers, size, checkpoint_tokens(problem, profile), problem.seed)
+        tokens = checkpoint_tokens(plan, problem, profile)
+        _, value, interval = predict(tiers, size, tokens, problem.seed)
         when = datetime.now(UTC).isoformat(timespec="seconds")
         line = (
-            f"{when} tier 3 ({size:,} parameters, {int(checkpoint_tokens(problem, profile)[-1]):,} tokens) is predicted to reach "
+            f"{when} tier 3 ({size:,} parameters, {int(tokens[-1]):,} tokens) is predicted to reach "
             f"{value:.4f} bits per token, 95 % interval {interval[0]:.4f} to {interval[1]:.4f}"
         )
         kept = {
@@ -257,7 +258,7 @@ def _judges(tier: Trained, which: str, problem: Problem, profile: Profile) -> Ju
         model_config(tier.plan, profile, problem.tokenizer.vocab_size),
         jax.tree.map(lambda leaf: leaf[chosen], result.params),
         [tier.variants[i].subsample / tier.plan.count for i in chosen],
-        profile.tokens(problem.steps) + profile.length,
+        profile.tokens(tier.plan, problem.steps[tier.plan]) + profile.length,
         side.circle,
     )
 
@@ -286,11 +287,11 @@ def _removal_gains(
     sizes, data = problem.data.tokens.sizes, problem.data
     kept = np.setdiff1d(data.circle.order, bad)
     removed = sizes[data.circle.order].sum() - sizes[kept].sum()
-    if removed < WORTH_RETRAINING * sizes.sum() or sizes[kept].sum() < profile.batch * profile.length * 8:
+    plan = tier.plan
+    if removed < WORTH_RETRAINING * sizes.sum() or sizes[kept].sum() < 8 * profile.tokens(plan, 1):
         return None
     places = deal(problem.duplicates.group, problem.seed)
     without = replace(data, circle=circle(kept, places, sizes))
-    plan = tier.plan
     config = model_config(plan, profile, problem.tokenizer.vocab_size)
     chosen = tier.variants[: plan.models[0]]
     held_out = held_out_for(plan, chosen, problem, profile)
@@ -302,9 +303,9 @@ def _removal_gains(
         chosen,
         training_windows(without, plan, chosen, problem, profile),
         held_out,
-        steps=problem.steps,
+        plan=plan,
+        steps=problem.steps[plan],
         segment=profile.segment,
-        batch=profile.batch,
         directory=state / "removal",
         checkpoints=(1.0,),
         on_progress=lambda done, total, loss: progress.training(
@@ -312,7 +313,7 @@ def _removal_gains(
         ),
     )
     params = jax.tree.map(lambda leaf: leaf[: len(chosen)], tier.data.params)
-    before = evaluate_models(config, params, held_out, profile.batch)[0]
+    before = evaluate_models(config, params, held_out, plan)[0]
     progress.finished(
         f"without the flagged rows tier 1 gains {float((before - result.loss[:, -1]).mean()):+.3f} bits per token"
     )

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from atlas_jax.data import Packed, batch_order
-from atlas_jax.distributed.mesh import BATCH, variant_mesh
+from atlas_jax.distributed.mesh import BATCH, idle_variants, variant_mesh
 from atlas_jax.training import Checkpointer, TrainState, adamw, init_state, loop, make_step, wsd
 from atlas_jax.training.ensemble import initial_states, make_evaluation, make_segment, mean_over_batch_devices
 from spectral import resonance
@@ -82,14 +83,8 @@ Progress = Callable[[int, int, float], None]  # (steps done, steps in all, train
 
 def model_config(plan: TierPlan, profile: Profile, vocab_size: int) -> ResonanceConfig:
     """The model of a tier."""
-    return ResonanceConfig(
-        vocab_size=vocab_size,
-        d_model=plan.d_model,
-        layers=plan.layers,
-        heads=plan.heads,
-        context=profile.length,
-        chunk=min(128, profile.length),
-    )
+    chunk = min(plan.model.chunk, profile.length)
+    return replace(plan.model, vocab_size=vocab_size, context=profile.length, chunk=chunk)
 
 
 def token_losses(
@@ -109,12 +104,26 @@ class _Program(NamedTuple):
     segment: Callable[..., Any]
     evaluate: Callable[..., Any]
     batch_devices: int
+    idle: int  # copies of the last model that train for nothing, so that all devices finish together
 
 
-def _program(config: ResonanceConfig, variants: int, batch: int) -> _Program:
+def _placement(variants: int, plan: TierPlan) -> tuple[Mesh, int]:
+    """The mesh of a tier, and how many models to add that train for nothing."""
     # A CPU's idle cores help with the operations of one model by themselves: 23 ms a step at width 208 on two cores, against
     # 27 ms with the batch split, both updates made twice and the gradients averaged.
-    mesh = variant_mesh(variants, 1 if jax.default_backend() == "cpu" else batch)
+    if jax.default_backend() == "cpu":
+        return variant_mesh(variants, 1), 0
+    devices, part = jax.devices()[: plan.devices], plan.batch // plan.accumulation
+    idle = idle_variants(variants, part, len(devices))
+    return variant_mesh(variants + idle, part, devices), idle
+
+
+def _padded(models: list[Any], idle: int) -> list[Any]:
+    return models + models[-1:] * idle
+
+
+def _program(config: ResonanceConfig, variants: int, plan: TierPlan) -> _Program:
+    mesh, idle = _placement(variants, plan)
     optimizer = adamw()
 
     def loss_fn(params: PyTree, window: Array, key: Array) -> tuple[Array, dict[str, Any]]:
@@ -125,12 +134,16 @@ def _program(config: ResonanceConfig, variants: int, batch: int) -> _Program:
         return init_state(resonance.init(config, key), optimizer, key)
 
     devices = mesh.shape[BATCH]
-    step = make_step(loss_fn, optimizer, mean_over_batch_devices) if devices > 1 else make_step(loss_fn, optimizer)
+    averaged = [mean_over_batch_devices] if devices > 1 else []
+    step = make_step(loss_fn, optimizer, *averaged, accumulation=plan.accumulation)
+    # A model with this much to do fills an accelerator alone; several at once would only take their memory together.
+    in_turn = True if plan.accumulation > 1 else None
     return _Program(
         lambda seeds: initial_states(init, seeds, mesh),
-        make_segment(step, mesh),
-        make_evaluation(partial(token_losses, config), mesh, batch=8),
+        make_segment(step, mesh, in_turn=in_turn),
+        make_evaluation(partial(token_losses, config), mesh, batch=8, in_turn=in_turn),
         devices,
+        idle,
     )
 
 
@@ -145,8 +158,8 @@ class _Run(NamedTuple):
     """Everything that one tier's training reads and does not change."""
 
     program: _Program
-    windows: Array  # [n, t + 1] of all variants, one after the other
-    order: np.ndarray  # [e, steps, b] into windows
+    windows: list[np.ndarray]  # of each variant, [n, t + 1]
+    order: list[np.ndarray]  # of each variant, [steps, b] into its windows
     peaks: np.ndarray  # [e]
     steps: int
     grain: int  # steps per segment
@@ -155,7 +168,8 @@ class _Run(NamedTuple):
 def _advance(run: _Run, rates: np.ndarray) -> Callable[[int, TrainState], tuple[TrainState, Array]]:
     def advance(index: int, states: TrainState) -> tuple[TrainState, Array]:
         steps = slice(index * run.grain, (index + 1) * run.grain)
-        return run.program.segment(states, run.windows, run.order[:, steps], rates[:, steps])
+        batches = np.stack([own[order[steps]] for own, order in zip(run.windows, run.order, strict=True)])
+        return run.program.segment(states, batches, rates[:, steps])
 
     return advance
 
@@ -171,11 +185,11 @@ class _Found(NamedTuple):
 
 
 def _evaluate(program: _Program, params: PyTree, held_out: HeldOut) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Held-out loss, tail loss (bits per token) and accuracy of every model."""
+    """Held-out loss, tail loss (bits per token) and accuracy of every model that is no idle copy."""
     group = 8 * program.batch_devices
-    count = len(held_out.windows)
+    models, count = held_out.tail.shape[:2]
     padded = np.concatenate([held_out.windows, np.repeat(held_out.windows[:1], -count % group, axis=0)])
-    bits, hits = (np.asarray(x)[:, :count] for x in program.evaluate(params, padded))
+    bits, hits = (np.asarray(x)[:models, :count] for x in program.evaluate(params, padded))
     return (
         bits[:, held_out.measured].mean(axis=1, dtype=np.float64),
         np.array([own[tail].mean(dtype=np.float64) for own, tail in zip(bits, held_out.tail, strict=True)]),
@@ -184,11 +198,11 @@ def _evaluate(program: _Program, params: PyTree, held_out: HeldOut) -> tuple[np.
 
 
 def evaluate_models(
-    config: ResonanceConfig, params: PyTree, held_out: HeldOut, batch: int
+    config: ResonanceConfig, params: PyTree, held_out: HeldOut, plan: TierPlan
 ) -> tuple[Float[np.ndarray, " e"], Float[np.ndarray, " e"], Float[np.ndarray, " e"]]:
     """Held-out loss, tail loss (bits per token) and accuracy of trained models, parameters stacked [e, ...]."""
-    program = _program(config, jax.tree.leaves(params)[0].shape[0], batch)
-    return _evaluate(program, params, held_out)
+    program = _program(config, jax.tree.leaves(params)[0].shape[0], plan)
+    return _evaluate(program, jax.tree.map(lambda leaf: np.stack(_padded(list(leaf), program.idle)), params), held_out)
 
 
 def train_tier(
@@ -197,9 +211,9 @@ def train_tier(
     packed: list[Packed],
     held_out: HeldOut,
     *,
+    plan: TierPlan,
     steps: int,
     segment: int,
-    batch: int,
     directory: Path,
     on_progress: Progress = lambda done, total, loss: None,
     checkpoints: tuple[float, ...] = CHECKPOINTS,
@@ -211,9 +225,9 @@ def train_tier(
       variants: e models.
       packed: training windows of each variant.
       held_out: what they are measured on.
+      plan: batch, accumulation and devices; its other fields are not read.
       steps: optimizer steps of a model, a multiple of 40 segments.
       segment: steps per call of the compiled program.
-      batch: windows per step.
       directory: where checkpoints go; an interrupted tier goes on from there with the same final numbers.
       on_progress: called after every segment.
       checkpoints: ends of the decayed branches, as shares of all steps; the last is 1.
@@ -225,7 +239,7 @@ def train_tier(
         raise ValueError(
             f"train_tier: steps={steps}, expected a multiple of {BRANCH_GRAIN} segments of {segment} steps"
         )
-    train = partial(_train, steps=steps, segment=segment, batch=batch, on_progress=on_progress, checkpoints=checkpoints)
+    train = partial(_train, plan=plan, steps=steps, segment=segment, on_progress=on_progress, checkpoints=checkpoints)
     result = train(config, variants, packed, held_out, directory=directory / "attempt-0")
     for attempt in range(1, RESTARTS + 1):
         # A model that knows less than the uniform distribution over tokens has diverged.
@@ -257,20 +271,18 @@ def _merge(result: TierResult, again: TierResult, where: Int[np.ndarray, " k"], 
 
 
 def _prepare(
-    config: ResonanceConfig, variants: list[Variant], packed: list[Packed], steps: int, segment: int, batch: int
+    config: ResonanceConfig, variants: list[Variant], packed: list[Packed], plan: TierPlan, steps: int, segment: int
 ) -> _Run:
-    offsets = np.cumsum([0] + [len(p.tokens) for p in packed])
-    order = np.stack(
-        [
-            start + batch_order(count=len(p.tokens), batch=batch, steps=steps, seed=variant.seed)
-            for variant, p, start in zip(variants, packed, offsets, strict=False)
-        ]
-    ).astype(np.int32)
+    program = _program(config, len(variants), plan)
+    order = [
+        batch_order(count=len(p.tokens), batch=plan.batch, steps=steps, seed=variant.seed)
+        for variant, p in zip(variants, packed, strict=True)
+    ]
     return _Run(
-        _program(config, len(variants), batch),
-        jnp.asarray(np.concatenate([p.tokens for p in packed])),
-        order,
-        np.array([v.learning_rate for v in variants]),
+        program,
+        _padded([p.tokens for p in packed], program.idle),
+        _padded(order, program.idle),
+        np.array(_padded([v.learning_rate for v in variants], program.idle)),
         steps,
         segment,
     )
@@ -282,18 +294,19 @@ def _train(
     packed: list[Packed],
     held_out: HeldOut,
     *,
+    plan: TierPlan,
     steps: int,
     segment: int,
-    batch: int,
     directory: Path,
     on_progress: Progress,
     checkpoints: tuple[float, ...],
 ) -> TierResult:
-    run = _prepare(config, variants, packed, steps, segment, batch)
+    run = _prepare(config, variants, packed, plan, steps, segment)
     ends = [round(steps * share) for share in checkpoints]
     total = (ends[-1] + sum(round(end * DECAY) for end in ends[:-1])) // run.grain
     started, found = time.monotonic(), _Found([], [], [], 0, 0.0)
-    states, position = run.program.init(np.array([v.seed for v in variants])), 0
+    count = len(variants)
+    states, position = run.program.init(np.array(_padded([v.seed for v in variants], run.program.idle))), 0
     with Checkpointer(directory) as checkpointer:
         restored = checkpointer.restore(states)
         if restored is not None:
@@ -308,7 +321,7 @@ def _train(
                 _advance(run, rates), states, start=position if on_trunk else stop_of_trunk(end), stop=stop
             ):
                 states = event.state
-                bits = (np.asarray(event.metrics).mean(axis=1) / LN2).tolist()
+                bits = (np.asarray(event.metrics)[:count].mean(axis=1) / LN2).tolist()
                 kept = [bits] if on_trunk or end == ends[-1] else []
                 found = found._replace(curve=found.curve + kept, segments=found.segments + 1)
                 on_progress(found.segments, total, float(np.mean(bits)))
@@ -323,7 +336,7 @@ def _train(
         def stop_of_trunk(end: int) -> int:
             return (end - round(end * DECAY)) // run.grain
 
-        params, accuracy = states.params, np.zeros(len(variants))
+        params, accuracy = states.params, np.zeros(count)
         for end in ends[len(found.losses) :]:
             states = segments(states, end, stop_of_trunk(end), on_trunk=True)
             # The trunk goes on from here, so the branch that decays works on a copy.
@@ -336,9 +349,9 @@ def _train(
         tail_loss=np.array(found.tails).T,
         accuracy=accuracy,
         curve=np.array(found.curve).T,
-        learning_rate=run.peaks,
-        restarts=np.zeros(len(variants), np.int64),
-        params=jax.tree.map(np.asarray, params),
+        learning_rate=run.peaks[:count],
+        restarts=np.zeros(count, np.int64),
+        params=jax.tree.map(lambda leaf: np.asarray(leaf)[:count], params),
         seconds=clock.elapsed(),
     )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
-VARIANT, BATCH = "variant", "batch"
+VARIANT, BATCH = "variant", "batch"  # many small models, each whole on its devices
+DATA, TENSOR, SEQUENCE = "data", "tensor", "sequence"  # one model: its batch, its weights, its time
+MODEL_AXES = (DATA, TENSOR, SEQUENCE)
 
 
 def cache_directory() -> Path:
@@ -31,6 +34,14 @@ def compilation_cache() -> None:
 def usable_cores() -> int:
     """CPU cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def accelerator_memory(share: float) -> None:
+    """Takes that share of each accelerator's memory at the start, and no more later; without effect once JAX runs.
+
+    A value that the user has set stays.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share:.2f}")
 
 
 def use_host_devices(count: int | None = None) -> None:
@@ -69,6 +80,19 @@ def mesh_shape(variants: int, batch: int, devices: int) -> tuple[int, int]:
     return max(shapes, key=lambda shape: (math.prod(shape), shape[0]))
 
 
+def idle_variants(variants: int, batch: int, devices: int) -> int:
+    """How many copies to train beside the variants for nothing, so that all are finished soonest.
+
+    Five variants on three devices, their batch of 64 in up to two equal parts: as six, three at a time, they take two rounds;
+    as five, each on two devices, two and a half.
+    """
+
+    def rounds(count: int) -> float:
+        return count / math.prod(mesh_shape(count, batch, devices))
+
+    return min(range(devices), key=lambda idle: (rounds(variants + idle), idle))
+
+
 def variant_mesh(
     variants: int,
     batch: int,
@@ -91,3 +115,70 @@ def variant_mesh(
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[: math.prod(shape)],
     )
+
+
+def _model_shape(data: int, tensor: int, sequence: int) -> tuple[int, int, int]:
+    for name, size in zip(MODEL_AXES, (data, tensor, sequence), strict=True):
+        if size < 1:
+            raise ValueError(f"model mesh: {name} is {size}, expected at least 1 device")
+    return data, tensor, sequence
+
+
+def model_mesh(
+    data: int = 1,
+    tensor: int = 1,
+    sequence: int = 1,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm] (bound to a variable in JAX)
+) -> Mesh:
+    """The (data, tensor, sequence) mesh of one model split over several devices.
+
+    Args:
+      data: parts of the batch.
+      tensor: parts of the weights: heads, inner channels of the feed-forward, vocabulary.
+      sequence: parts of the time axis.
+      devices: default all; the first data x tensor x sequence of them are taken.
+
+    Raises:
+      ValueError: a size is below 1, or there are fewer devices than their product.
+    """
+    shape = _model_shape(data, tensor, sequence)
+    devices = list(devices) if devices is not None else jax.devices()
+    if math.prod(shape) > len(devices):
+        raise ValueError(
+            f"model mesh: data x tensor x sequence = {data} x {tensor} x {sequence} = {math.prod(shape)}, expected at most "
+            f"the {len(devices)} devices there are"
+        )
+    return jax.make_mesh(shape, MODEL_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
+
+
+def abstract_model_mesh(
+    data: int = 1, tensor: int = 1, sequence: int = 1, device_kind: str = "NVIDIA H200"
+) -> AbstractMesh:
+    """The same mesh over GPUs that need not be there: enough to trace and lower a program for them.
+
+    Raises:
+      ValueError: a size is below 1.
+    """
+    device = AbstractDevice(device_kind=device_kind, num_cores=None, platform="gpu")
+    shape = _model_shape(data, tensor, sequence)
+    return AbstractMesh(shape, MODEL_AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=device)
+
+
+def use(mesh: Mesh | AbstractMesh | None) -> AbstractContextManager[object]:
+    """Makes a mesh the ambient one of what is traced inside; None: no mesh, whatever is outside."""
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()) if mesh is None else mesh.abstract_mesh)
+
+
+def ambient_model_mesh() -> AbstractMesh | None:
+    """The model mesh that the code being traced is for: that of `use` or `jax.set_mesh`, None without one.
+
+    None too inside a `shard_map` over it: what runs there is one device's share.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_names == MODEL_AXES and mesh.are_all_axes_auto else None
+
+
+def platform() -> str:
+    """What the code being traced will run on, "cpu", "gpu" or another: the ambient mesh's devices, else the default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -21,6 +21,8 @@ def make_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     reduce_gradients: Callable[[PyTree], PyTree] = lambda tree: tree,
+    *,
+    accumulation: int = 1,
 ) -> Step:
     """A step `(state, batch, learning_rate) -> (state, metrics)` that descends `loss_fn`.
 
@@ -33,12 +35,16 @@ def make_step(
         subtracts `learning_rate` times its updates.
       reduce_gradients: applied to `(gradients, {"loss": ..., **aux})` before anything is derived from them; the mean
         over a mesh axis makes the step data-parallel.
+      accumulation: parts that a batch is cut into along its first axis, one after the other; their gradients are averaged
+        before the update, so that memory is that of one part. The parts must count equally in the loss, which is a mean.
 
     Returns:
       The step. Its metrics are float32 scalars: loss, grad_norm (reduced, before clipping), update_norm (of what was
-      subtracted) and the aux of the loss.
+      subtracted) and the aux of the loss, a mean over the parts. It raises ValueError where a batch cannot be cut into
+      that many parts.
     """
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    whole = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = whole if accumulation == 1 else _in_parts(whole, accumulation)
 
     def step(state: TrainState, batch: PyTree, learning_rate: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -52,3 +58,25 @@ def make_step(
         return TrainState(params, opt_state, state.key, state.step + 1, state.position + 1), metrics
 
     return step
+
+
+def _in_parts(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """The same mean loss and gradient, a part of the batch at a time; each part has a key of its own."""
+
+    def averaged(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> Any:
+        for leaf in jax.tree.leaves(batch):
+            if leaf.shape[0] % parts:
+                raise ValueError(f"make_step: batch is {leaf.shape[0]}, expected a multiple of accumulation = {parts}")
+        cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
+        first = jax.tree.map(lambda leaf: leaf[0], cut)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, params, first, key))
+
+        def one(total: Any, inputs: tuple[Array, PyTree]) -> tuple[Any, None]:
+            index, part = inputs
+            found = gradient(params, part, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, total, found), None
+
+        total, _ = jax.lax.scan(one, zeros, (jnp.arange(parts), cut))
+        return jax.tree.map(lambda leaf: leaf / jnp.asarray(parts, leaf.dtype), total)
+
+    return averaged

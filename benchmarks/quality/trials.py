@@ -118,10 +118,10 @@ def train(
     shape = np.asarray(cosine(1.0, warmup=max(1, round(steps * WARMUP)), steps=steps)(np.arange(1, steps + 1)))
     schedule = (np.array(rates)[:, None] * shape).astype(np.float32)
     order = np.stack([batch_order(count=len(examples), batch=batch, steps=steps, seed=seed) for seed in seeds])
-    curve, pool = [], jnp.asarray(examples)
+    curve = []
     for start in range(0, steps, SEGMENT):
         now = slice(start, min(start + SEGMENT, steps))
-        states, losses = segment(states, pool, order[:, now], schedule[:, now])
+        states, losses = segment(states, examples[order[:, now]], schedule[:, now])
         curve.append(np.asarray(losses) / LN2)
     return Trained(states.params, np.concatenate(curve, axis=1), time.monotonic() - started)
 

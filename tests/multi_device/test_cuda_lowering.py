@@ -19,7 +19,8 @@ from validation.profiles import PROFILES
 from validation.tiers import model_config, token_losses
 
 PROFILE = PROFILES["laptop"]
-CONFIG = model_config(PROFILE.tiers[0], PROFILE, PROFILE.vocab_size)
+PLAN = PROFILE.tiers[0]
+CONFIG = model_config(PLAN, PROFILE, PROFILE.vocab_size)
 STEPS, WINDOWS = 4, 32
 CUDA = AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
 
@@ -47,15 +48,15 @@ def loss(params, batch, key):
 def lowered_segment(variants, shape):
     reduced = [mean_over_batch_devices] if shape[1] > 1 else []
     segment = make_segment(make_step(loss, adamw(), *reduced), abstract(shape))
-    order = jax.ShapeDtypeStruct((variants, STEPS, PROFILE.batch), jnp.int32)
+    batches = jax.ShapeDtypeStruct((variants, STEPS, PLAN.batch, PROFILE.length + 1), jnp.int32)
     rates = jax.ShapeDtypeStruct((variants, STEPS), jnp.float32)
-    traced = segment.trace(states(variants), windows(), order, rates)
+    traced = segment.trace(states(variants), batches, rates)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize(("variants", "shape"), [(5, (1, 4)), (4, (4, 1)), (6, (2, 2))])
 def test_segment_lowers_for_four_cuda_devices(variants, shape):
-    assert mesh_shape(variants, PROFILE.batch, 4) == shape
+    assert mesh_shape(variants, PLAN.batch, 4) == shape
     text = lowered_segment(variants, shape)
     assert f'sdy.mesh @mesh = <["variant"={shape[0]}, "batch"={shape[1]}]>' in text
     # One flat gradient: the step has a single collective, over the devices that share a variant.
@@ -67,7 +68,7 @@ def test_segment_lowers_for_four_cuda_devices(variants, shape):
     for other in ("all_gather", "all_to_all", "collective_permute", "reduce_scatter"):
         assert other not in text
     # A device holds its share of the variants and of each batch, and the variants run as one batch of matmuls.
-    share = f"tensor<{variants // shape[0]}x{STEPS}x{PROFILE.batch // shape[1]}xi32>"
+    share = f"tensor<{variants // shape[0]}x{STEPS}x{PLAN.batch // shape[1]}x{PROFILE.length + 1}xi32>"
     assert re.search(rf"sdy.manual_computation.*{share}", text)
     assert re.search(rf"dot_general.*tensor<{variants // shape[0]}x", text)
 

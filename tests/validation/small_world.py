@@ -8,6 +8,7 @@ import json
 import numpy as np
 
 from atlas_jax.data import ByteTokenizer
+from spectral.resonance import ResonanceConfig
 from validation.corpus import Corpus, circle, deal, tokenize
 from validation.diversity.statistics import TextStatistics
 from validation.prepare import Side
@@ -18,13 +19,12 @@ SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu")
 TINY = Profile(
     name="quick",
     tiers=(
-        TierPlan(d_model=8, layers=1, heads=2, learning_rate=0.03, models=(5, 5), controls=5),
-        TierPlan(d_model=12, layers=1, heads=2, learning_rate=0.02, models=(3, 2), controls=3),
-        TierPlan(d_model=16, layers=1, heads=2, learning_rate=0.01, models=(2, 1), controls=0),
+        TierPlan(ResonanceConfig(d_model=8, layers=1, heads=2), learning_rate=0.03, models=(5, 5), controls=5),
+        TierPlan(ResonanceConfig(d_model=12, layers=1, heads=2), learning_rate=0.02, models=(3, 2), controls=3),
+        TierPlan(ResonanceConfig(d_model=16, layers=1, heads=2), learning_rate=0.01, models=(2, 1), controls=0),
     ),
     steps=80,
     segment=2,
-    batch=4,
     length=32,
     vocab_size=300,
     held_out_windows=32,

@@ -24,7 +24,7 @@ def rows():
 def trained_on(side, plan, problem, profile=TINY):
     """Rows in the windows of all models of a tier."""
     packed = training_windows(side, plan, data_variants(plan, problem.seed), problem, profile)
-    assert all(len(p.tokens) == problem.steps * profile.batch for p in packed)
+    assert all(len(p.tokens) == problem.steps[plan] * plan.batch for p in packed)
     return np.unique(np.concatenate([p.rows.reshape(-1) for p in packed]))
 
 
@@ -102,16 +102,28 @@ def test_the_neighbours_of_held_out_stretches_are_not_trained_on(rows, with_refe
 
 def test_steps_are_whole_grains_of_half_the_smaller_side(rows):
     profile = replace(TINY, steps=800)
-    per_step = profile.batch * profile.length
+    plan = TINY.tiers[0]
+    per_step = profile.tokens(plan, 1)
     few = prepare(corpus_of(rows[:700]), None, TINY, seed=0)
-    assert few.steps == TINY.steps
+    assert few.steps[plan] == TINY.steps
     grown = prepare(corpus_of(markov_rows(3000, 2)), None, profile, seed=0)
     half = grown.data.circle.tokens // 2 // per_step
-    assert grown.steps % profile.step_grain == 0
-    assert half - profile.step_grain < grown.steps <= half
-    assert grown.steps > TINY.steps
+    assert grown.steps[plan] % profile.step_grain == 0
+    assert half - profile.step_grain < grown.steps[plan] <= half
+    assert grown.steps[plan] > TINY.steps
     with_reference = prepare(corpus_of(markov_rows(3000, 2)), corpus_of(rows[:900]), profile, seed=0)
-    assert with_reference.steps < grown.steps
+    assert with_reference.steps[plan] < grown.steps[plan]
+
+
+def test_a_plan_with_few_rows_takes_fewer_steps(rows):
+    small, large = (replace(TINY.tiers[0], rows=count) for count in (800, 10**9))
+    profile = replace(TINY, steps=800, tiers=(small, large, TINY.tiers[2]))
+    problem = prepare(corpus_of(markov_rows(3000, 2)), None, profile, seed=0)
+    assert problem.steps[large] == problem.steps[TINY.tiers[2]]
+    per_row = problem.data.circle.tokens / len(problem.data.circle.order)
+    seen = profile.tokens(small, problem.steps[small])
+    assert 800 * per_row - profile.tokens(small, profile.step_grain) < seen <= 800 * per_row
+    assert problem.steps[small] < problem.steps[large]
 
 
 @pytest.mark.parametrize("small", ["data", "reference"])

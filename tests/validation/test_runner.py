@@ -41,7 +41,7 @@ def test_the_state_of_another_run_is_refused_by_name(interrupted, change, monkey
     if change == "seed":
         request = replace(request, seed=1)
     elif change == "profile":
-        request = replace(request, profile=replace(TINY, batch=8))
+        request = replace(request, profile=replace(TINY, held_out_windows=16))
     elif change == "data":
         problem = prepare(corpus_of(markov_rows(700, 61)), None, TINY, seed=0)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import jax
@@ -14,6 +14,7 @@ from atlas_jax.data import pack, train_bpe
 from atlas_jax.distributed.mesh import variant_mesh
 from spectral.resonance import ResonanceConfig
 from validation import tiers
+from validation.profiles import PROFILES, TierPlan
 from validation.tiers import (
     CHECKPOINTS,
     RESTARTS,
@@ -26,8 +27,12 @@ from validation.tiers import (
     train_tier,
 )
 
-STEPS, SEGMENT, BATCH, LENGTH = 80, 2, 4, 32
+STEPS, SEGMENT, LENGTH = 80, 2, 32
 SEGMENTS = STEPS // SEGMENT + sum(round(STEPS * share / 5) // SEGMENT for share in CHECKPOINTS[:-1])
+
+
+CONFIG = ResonanceConfig(d_model=8, layers=1, heads=2, context=LENGTH, chunk=LENGTH)
+PLAN = TierPlan(CONFIG, learning_rate=0.03, models=(2, 2), controls=0, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +47,7 @@ def world():
     measured[:, :4] = False
     tail = np.zeros((4, 24, LENGTH), bool)
     tail[:, :, 4:8] = True
-    config = ResonanceConfig(
-        vocab_size=tokenizer.vocab_size, d_model=8, layers=1, heads=2, context=LENGTH, chunk=LENGTH
-    )
+    config = replace(CONFIG, vocab_size=tokenizer.vocab_size)
     variants = [Variant(i, 100 + i, 0.03 if i < 2 else 0.015) for i in range(4)]
     return config, variants, packed, HeldOut(windows, measured, tail, 1.0)
 
@@ -58,7 +61,7 @@ def train(world, folder, on_progress=lambda done, total, loss: None, variants=No
         held_out,
         steps=STEPS,
         segment=SEGMENT,
-        batch=BATCH,
+        plan=PLAN,
         directory=folder,
         on_progress=on_progress,
     )
@@ -96,7 +99,7 @@ def test_losses_fall_from_checkpoint_to_checkpoint(undisturbed, world):
 def test_results_measure_the_stored_models(undisturbed, world):
     result, _ = undisturbed
     config, _, _, held_out = world
-    loss, tail, accuracy = evaluate_models(config, result.params, held_out, BATCH)
+    loss, tail, accuracy = evaluate_models(config, result.params, held_out, PLAN)
     np.testing.assert_array_equal(loss, result.loss[:, -1])
     np.testing.assert_array_equal(tail, result.tail_loss[:, -1])
     np.testing.assert_array_equal(accuracy, result.accuracy)
@@ -104,7 +107,7 @@ def test_results_measure_the_stored_models(undisturbed, world):
 
 def test_earlier_checkpoints_change_nothing_about_the_end(undisturbed, world, tmp_path):
     config, variants, packed, held_out = world
-    sizes = {"steps": STEPS, "segment": SEGMENT, "batch": BATCH}
+    sizes = {"steps": STEPS, "segment": SEGMENT, "plan": PLAN}
     last = train_tier(config, variants, packed, held_out, **sizes, directory=tmp_path, checkpoints=(1.0,))
     whole, _ = undisturbed
     assert last.loss.shape == (4, 1)
@@ -181,10 +184,10 @@ def test_four_devices_give_what_one_gives(undisturbed, world, tmp_path, monkeypa
 def test_a_batch_split_over_devices_gives_what_one_device_gives(world, tmp_path, monkeypatch):
     config, variants, packed, held_out = world
     half = (config, variants[:2], packed[:2], held_out._replace(tail=held_out.tail[:2]))
-    assert dict(variant_mesh(2, BATCH).shape) == {"variant": 2, "batch": 2}
-    monkeypatch.setattr(tiers, "variant_mesh", lambda count, batch: variant_mesh(count, BATCH))
+    assert dict(variant_mesh(2, PLAN.batch).shape) == {"variant": 2, "batch": 2}
+    monkeypatch.setattr(tiers, "variant_mesh", lambda count, batch: variant_mesh(count, PLAN.batch))
     split = train(half, tmp_path / "split")
-    monkeypatch.setattr(tiers, "variant_mesh", lambda count, batch: variant_mesh(count, BATCH, jax.devices()[:1]))
+    monkeypatch.setattr(tiers, "variant_mesh", lambda count, batch: variant_mesh(count, PLAN.batch, jax.devices()[:1]))
     np.testing.assert_allclose(train(half, tmp_path / "alone").loss, split.loss, atol=2e-3)
 
 
@@ -213,4 +216,35 @@ def test_the_trunk_is_shared_by_all_branches():
 def test_steps_that_would_cut_a_segment_are_refused(world, tmp_path):
     config, variants, packed, held_out = world
     with pytest.raises(ValueError, match="steps=100, expected a multiple of 40 segments of 2 steps"):
-        train_tier(config, variants, packed, held_out, steps=100, segment=2, batch=4, directory=tmp_path)
+        train_tier(config, variants, packed, held_out, plan=PLAN, steps=100, segment=2, directory=tmp_path)
+
+
+def test_idle_copies_split_batches_and_accumulation_change_nothing(world, undisturbed, tmp_path, monkeypatch):
+    """As on accelerators: five places for four models, the batch over two devices in two parts one after the other."""
+    monkeypatch.setattr(
+        tiers, "_placement", lambda variants, plan: (variant_mesh(variants + 1, 2, jax.devices()[:2]), 1)
+    )
+    assert variant_mesh(5, 2, jax.devices()[:2]).shape["batch"] == 2
+    config, variants, packed, held_out = world
+    plan = replace(PLAN, accumulation=2)
+    found = train_tier(config, variants, packed, held_out, plan=plan, steps=STEPS, segment=SEGMENT, directory=tmp_path)
+    whole, _ = undisturbed
+    # Adam turns the rounding of a different order of summation into steps; after 80 of them losses agree to 1e-3 bits.
+    for name in ("loss", "tail_loss", "curve"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), atol=2e-3, err_msg=name)
+    assert jax.tree.leaves(found.params)[0].shape[0] == len(variants)
+    loss, _, _ = evaluate_models(config, found.params, held_out, plan)
+    np.testing.assert_allclose(loss, found.loss[:, -1], rtol=1e-6)
+
+
+def test_accelerators_are_used_as_the_plan_says(monkeypatch):
+    plans = PROFILES["h200x4"].tiers
+    monkeypatch.setattr(tiers.jax, "default_backend", lambda: "gpu")
+    placed = [tiers._placement(plan.count, plan) for plan in plans]
+    shapes = [(mesh.shape["variant"], mesh.shape["batch"], idle) for mesh, idle in placed]
+    assert shapes == [(2, 1, 0), (3, 1, 1), (1, 4, 0)]
+    assert [(plan.rows, plan.batch, plan.accumulation) for plan in plans] == [
+        (2_000_000, 256, 2),
+        (10_000_000, 128, 2),
+        (20_000_000, 64, 2),
+    ]

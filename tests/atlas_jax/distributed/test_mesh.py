@@ -16,6 +16,7 @@ from atlas_jax.distributed.mesh import (
     BATCH,
     VARIANT,
     cache_directory,
+    idle_variants,
     mesh_shape,
     usable_cores,
     use_host_devices,
@@ -46,6 +47,14 @@ def test_no_mesh_that_divides_the_counts_is_busier(variants, batch, devices):
 )
 def test_mesh_of_odd_counts(variants, batch, devices, shape):
     assert mesh_shape(variants, batch, devices) == shape
+
+
+@pytest.mark.parametrize(
+    ("variants", "batch", "devices", "idle"),
+    [(10, 128, 2, 0), (5, 64, 3, 1), (3, 32, 4, 0), (5, 1, 4, 1), (5, 3, 3, 0)],
+)
+def test_idle_copies_only_where_they_save_a_round(variants, batch, devices, idle):
+    assert idle_variants(variants, batch, devices) == idle
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def run(variants, devices, loss=mean_loss, calls=(STEPS,)):
     states, curves, done = initial_states(fresh, seeds, mesh), [], 0
     for steps in calls:
         part = slice(done, done + steps)
-        states, curve = segment(states, jnp.asarray(TEXT), order[:, part], rates[:, part])
+        states, curve = segment(states, TEXT[order[:, part]], rates[:, part])
         curves.append(np.asarray(curve))
         done += steps
     return states, np.concatenate(curves, axis=1), mesh
@@ -138,7 +138,7 @@ def test_rates_and_seeds_are_each_variant_s_own():
     before = plain(start.params)
     order = np.broadcast_to(plan(1)[1], (3, STEPS, 4))
     rates = np.repeat(np.float32([[0.0], [0.01], [0.1]]), STEPS, axis=1)
-    states, curve = make_segment(make_step(mean_loss, OPTIMIZER), mesh)(start, jnp.asarray(TEXT), order, rates)
+    states, curve = make_segment(make_step(mean_loss, OPTIMIZER), mesh)(start, TEXT[order], rates)
     moved = [float(np.abs(np.asarray(states.params["head"][e]) - before["head"][e]).max()) for e in range(3)]
     assert moved[0] == 0
     assert 0 < moved[1] < moved[2]
@@ -151,7 +151,7 @@ def test_segments_compile_once_and_consume_their_states():
     segment = make_segment(chex.assert_max_traces(make_step(mean_loss, OPTIMIZER), n=1), mesh)
     first = states = initial_states(fresh, seeds, mesh)
     for _ in range(3):
-        states, _ = segment(states, jnp.asarray(TEXT), order, rates)
+        states, _ = segment(states, TEXT[order], rates)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
 
 

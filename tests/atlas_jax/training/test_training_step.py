@@ -111,3 +111,34 @@ def test_training_goes_on_at_the_state_s_step_and_position(key):
     assert [event.index for event in events] == [8, 9, 10]
     assert batches.asked == [12, 13, 14]
     assert (int(events[-1].state.step), int(events[-1].state.position)) == (10, 15)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    optimizer = adamw(clip_norm=None)
+    state, batch = init_state(start(), optimizer, jax.random.key(0)), Same().at(0)
+    whole, expected = jax.jit(make_step(regression, optimizer))(state, batch, 0.1)
+    parts = 4
+    found, metrics = jax.jit(make_step(regression, optimizer, accumulation=parts))(state, batch, 0.1)
+    for name in ("loss", "grad_norm", "update_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    assert metrics["worst"] < expected["worst"], "one part would be the whole batch"
+    chex.assert_trees_all_close(found.opt_state, whole.opt_state, rtol=1e-4, atol=1e-6)
+
+
+def test_each_part_of_a_batch_has_its_own_noise():
+    def noise(params, batch, key):
+        return jnp.mean(params["w"]) * jax.random.uniform(key) * 0 + jax.random.uniform(key), {}
+
+    state = init_state({"w": jnp.ones((2, 2))}, adamw(), jax.random.key(0))
+    one, two = (make_step(noise, adamw(), accumulation=n)(state, jnp.ones((4, 1)), 0.1)[1]["loss"] for n in (1, 2))
+    key = jax.random.fold_in(state.key, 0)
+    np.testing.assert_allclose(one, jax.random.uniform(key), rtol=1e-6)
+    np.testing.assert_allclose(
+        two, np.mean([jax.random.uniform(jax.random.fold_in(key, part)) for part in range(2)]), rtol=1e-6
+    )
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    state = init_state(start(), adamw(), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"batch is \d+, expected a multiple of accumulation = 7"):
+        make_step(regression, adamw(), accumulation=7)(state, Same().at(0), 0.1)
