@@ -1,4 +1,4 @@
-"""What each part of Resonance is worth: held-out bits per byte with it, without it, or with it put in. One JSON line a figure.
+"""What each part of Resonance and Eigenstate is worth: held-out bits per byte with it, without it, or with it put in. One JSON line a figure.
 
     python benchmarks/ablations.py --seeds 3 --steps 640
 
@@ -95,7 +95,7 @@ def no_oscillation(config: Any, params: PyTree) -> PyTree:
     return _modes(config, params, log_rate, np.zeros_like(frequency))
 
 
-VARIANTS: dict[str, Callable[[Contestant], Contestant]] = {
+RESONANCE: dict[str, Callable[[Contestant], Contestant]] = {
     SHIPPED: lambda contestant: contestant,
     "with AdvancedSpectralGating": with_config(band_gate=True),
     f"with SpectralFFN, blocks of {CHANNEL_BLOCK} channels": with_config(channel_block=CHANNEL_BLOCK),
@@ -103,6 +103,13 @@ VARIANTS: dict[str, Callable[[Contestant], Contestant]] = {
     "without oscillation at the start": with_init(no_oscillation),
     "one mode a band": with_config(modes=1),
 }
+EIGENSTATE: dict[str, Callable[[Contestant], Contestant]] = {
+    SHIPPED: lambda contestant: contestant,
+    "without the hierarchy of scales": with_config(scales=(1,)),
+    "selective": with_config(selective=True),
+    "one mode a head": with_config(modes=1),
+}
+VARIANTS = {"resonance": RESONANCE, "eigenstate": EIGENSTATE}
 
 
 def main() -> None:
@@ -119,10 +126,11 @@ def main() -> None:
             print(f"skipped {corpus}: {missing}; give --data or set ATLAS_DEV_DATA", file=sys.stderr, flush=True)
             continue
         encoded = encode(text, vocab_size=1024, length=128, windows=512)
-        for shipped in contestants(["resonance"], options.presets, vocab_size=1024, length=128):
+        for shipped in contestants(tuple(VARIANTS), options.presets, vocab_size=1024, length=128):
             peer = None
-            for name, vary in VARIANTS.items():
-                key = {"variant": name, "corpus": corpus, "preset": shipped.preset, "steps": options.steps}
+            for name, vary in VARIANTS[shipped.name].items():
+                key = {"model": shipped.name, "variant": name, "corpus": corpus, "preset": shipped.preset}
+                key |= {"steps": options.steps}
                 found = records.find(seeds=options.seeds, **key)
                 if found is None:
                     rate, seeds = starting_rate(shipped), list(range(options.seeds))
@@ -132,7 +140,7 @@ def main() -> None:
                     )
                     losses = bits_per_byte(contestant, trained.params, encoded, encoded.test).tolist()
                     found = records.add(
-                        f"ablation.{corpus}.{shipped.preset}",
+                        f"ablation.{corpus}.{shipped.name}.{shipped.preset}",
                         float(np.mean(losses)),
                         UNIT,
                         peer,

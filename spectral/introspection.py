@@ -77,6 +77,20 @@ def filter_responses(params: PyTree, frequencies: Float[np.ndarray, " f"]) -> Fl
     return np.abs(response.sum(axis=2)) / 2
 
 
+def layer_outputs(config: ResonanceConfig, params: PyTree, tokens: Int[Array, "b t"]) -> Float[Array, "n b t d"]:
+    """The residual stream after every layer: what `spectral_metrics` describes; a pure function, to be jitted.
+
+    Args:
+      config, params: of the model.
+      tokens: at most `config.context` of them.
+    """
+    x, layer, outputs = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE, layer_of(config), []
+    for index in range(config.layers):
+        x, _ = layer.apply({"params": jax.tree.map(lambda leaf, n=index: leaf[n], params["blocks"])}, x, None)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType] (nothing is mutable)
+        outputs.append(x)
+    return jnp.stack(outputs)
+
+
 def activations(
     config: ResonanceConfig, params: PyTree, tokens: Int[Array, "b t"]
 ) -> tuple[list[Float[Array, "b t d"]], BandActivity]:
@@ -109,7 +123,7 @@ def _band_power(config: ResonanceConfig, weights: PyTree, x: Float[Array, "b t d
     return jnp.mean(jnp.square(bands), axis=(0, 1, 3))
 
 
-def spectral_metrics(x: Float[Array, "b t d"]) -> SpectralMetrics:
+def spectral_metrics(x: Float[Array | np.ndarray, "b t d"]) -> SpectralMetrics:
     """Energy, entropy, concentration and variance of activations over a whole sequence.
 
     Args:

@@ -18,15 +18,26 @@ from jaxtyping import Float
 
 from atlas_jax.data import Tokenizer
 from validation import criteria
+from validation.activations import describe_activations
 from validation.corpus import Corpus
 from validation.datasets import Dataset, Metadata
 from validation.localize import Flags
 from validation.prepare import Problem
 from validation.profiles import Profile, TierPlan
 from validation.recommend import recommend
-from validation.report import Checkpoint, Dimension, FlaggedRow, ModelResult, Prediction, Report, Scaling, Tier
+from validation.report import (
+    Activations,
+    Checkpoint,
+    Dimension,
+    FlaggedRow,
+    ModelResult,
+    Prediction,
+    Report,
+    Scaling,
+    Tier,
+)
 from validation.scaling import Law, TierLosses, fit_tiers, gain_per_doubling
-from validation.tiers import CHECKPOINTS, TierResult, Variant
+from validation.tiers import CHECKPOINTS, TierResult, Variant, model_config
 
 LISTED_ROWS = 500  # flagged rows shown in the report, at most; all of them are in flagged_rows.jsonl
 SHOWN_CHARACTERS = 240
@@ -188,11 +199,9 @@ def assemble(
 
 def _tier(number: int, tier: Trained, problem: Problem, profile: Profile) -> Tier:
     best = criteria.better_rate(tier.data, tier.plan.multipliers())
-    models = [_model(number, i, "data", tier, tier.data, problem, profile) for i in range(tier.plan.count)]
+    models = _models(number, "data", tier, tier.data, problem, profile)
     if tier.controls is not None:
-        models += [
-            _model(number, i, "control", tier, tier.controls, problem, profile) for i in range(tier.plan.controls)
-        ]
+        models += _models(number, "control", tier, tier.controls, problem, profile)
     final = tier.data.loss[best, -1]
     control = None if tier.controls is None else tier.controls.loss[:, -1]
     tokens = profile.tokens(tier.plan, problem.steps[tier.plan])
@@ -211,8 +220,26 @@ def _tier(number: int, tier: Trained, problem: Problem, profile: Profile) -> Tie
     )
 
 
+def _models(
+    number: int, role: str, tier: Trained, result: TierResult, problem: Problem, profile: Profile
+) -> list[ModelResult]:
+    config = model_config(tier.plan, profile, problem.tokenizer.vocab_size)
+    described = describe_activations(config, result.params, problem.held_out.windows)
+    return [
+        _model(number, index, role, tier, result, activations, problem, profile)
+        for index, activations in enumerate(described)
+    ]
+
+
 def _model(
-    number: int, index: int, role: str, tier: Trained, result: TierResult, problem: Problem, profile: Profile
+    number: int,
+    index: int,
+    role: str,
+    tier: Trained,
+    result: TierResult,
+    activations: Activations,
+    problem: Problem,
+    profile: Profile,
 ) -> ModelResult:
     variant = tier.variants[index]
     tokens = checkpoint_tokens(tier.plan, problem, profile)
@@ -235,6 +262,7 @@ def _model(
             for t, loss, tail in zip(tokens, result.loss[index], result.tail_loss[index], strict=True)
         ],
         curve=[(int(seen[i]), float(curve[i])) for i in thin],
+        activations=activations,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from atlas_jax.nn.norms import rms_norm
 from spectral import reference, resonance
 from spectral.convolution import Modes
-from spectral.introspection import activations, eigenvalues, figure, filter_responses, spectral_metrics
+from spectral.introspection import activations, eigenvalues, figure, filter_responses, layer_outputs, spectral_metrics
 from spectral.resonance import ResonanceConfig
 
 CONFIG = ResonanceConfig(vocab_size=23, d_model=16, layers=2, heads=4, modes=3, context=64, chunk=16)
@@ -53,6 +53,9 @@ def test_eigenvalues_lie_in_the_unit_circle_band_after_band(params):
 
 def test_activations_are_those_of_the_model(params, tokens):
     outputs, activity = activations(CONFIG, params, tokens)
+    np.testing.assert_allclose(
+        jax.jit(partial(layer_outputs, CONFIG))(params, tokens), np.stack(outputs), rtol=1e-4, atol=1e-5
+    )
     whole, _ = resonance.features(CONFIG, params, tokens)
     np.testing.assert_allclose(rms_norm(outputs[-1], params["norm"]), whole, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(activity.energy.sum(axis=1), 1, rtol=1e-6)

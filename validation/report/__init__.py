@@ -8,6 +8,7 @@ from pathlib import Path
 from validation.report.html import render_html
 from validation.report.model import (
     SCHEMA_VERSION,
+    Activations,
     Checkpoint,
     Dimension,
     FlaggedRow,
@@ -25,6 +26,7 @@ from validation.report.terminal import print_summary
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Activations",
     "Checkpoint",
     "Dimension",
     "FlaggedRow",

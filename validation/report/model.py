@@ -83,6 +83,27 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Activations:
+    """What the last layer of a model puts out on held-out text, described and not judged.
+
+    Powers are those of the Fourier transform over the tokens of a window.
+
+    Attributes:
+      energy: mean square.
+      entropy: of the power over frequencies, over its maximum: 0 is one frequency, 1 is white.
+      concentration: share of the power in the strongest tenth of the frequencies.
+      variance: mean variance of a channel.
+      rank: effective number of channels that vary, 1 to the width.
+    """
+
+    energy: float
+    entropy: float
+    concentration: float
+    variance: float
+    rank: float
+
+
+@dataclass(frozen=True)
 class ModelResult:
     """One trained model.
 
@@ -99,6 +120,7 @@ class ModelResult:
       accuracy: share of held-out tokens predicted exactly.
       checkpoints: decayed checkpoints in order of tokens.
       curve: (tokens seen, training loss in bits per token), thinned for plotting.
+      activations: of its last layer.
     """
 
     name: str
@@ -113,6 +135,7 @@ class ModelResult:
     accuracy: float
     checkpoints: list[Checkpoint]
     curve: list[tuple[int, float]]
+    activations: Activations
 
 
 @dataclass(frozen=True)

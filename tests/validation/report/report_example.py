@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from validation.report import (
+    Activations,
     Checkpoint,
     Dimension,
     FlaggedRow,
@@ -67,6 +68,7 @@ def model(tier: int, index: int, role: str, excess: float) -> ModelResult:
         accuracy=0.41 - 0.05 * shift,
         checkpoints=checkpoints,
         curve=curve,
+        activations=Activations(energy=3.1 + shift, entropy=0.91, concentration=0.24, variance=2.9, rank=12.3),
     )
 
 
