@@ -116,8 +116,8 @@ def dlinear_forecaster(horizon: int, look_back: int) -> Forecaster:
 
     def init(key: Array) -> PyTree:
         del key  # the published model starts so too
-        weights = jnp.full((look_back, horizon), 1 / look_back)
-        return {"trend": weights, "rest": weights, "bias": jnp.zeros((horizon,))}
+        trend, rest = (jnp.full((look_back, horizon), 1 / look_back) for _ in range(2))
+        return {"trend": trend, "rest": rest, "bias": jnp.zeros((horizon,))}
 
     def quantiles(params: PyTree, x: Float[Array, "n t 1"]) -> Float[Array, "n h q"]:
         ends = KERNEL // 2

@@ -144,7 +144,7 @@ def spectral_metrics(x: Float[Array | np.ndarray, "b t d"]) -> SpectralMetrics:
     spread = np.maximum(np.linalg.eigvalsh(np.cov(flat, rowvar=False).reshape(flat.shape[1], -1)), 0)
     return SpectralMetrics(
         energy=float(np.square(values).mean()),
-        entropy=_entropy(share) / np.log(len(share)) if len(share) > 1 else 0.0,
+        entropy=_entropy(share) / float(np.log(len(share))) if len(share) > 1 else 0.0,
         concentration=float(strongest.sum()),
         variance=float(flat.var(axis=0).mean()),
         rank=float(np.exp(_entropy(spread / max(spread.sum(), np.finfo(np.float64).tiny)))),
@@ -182,6 +182,8 @@ def figure(config: ResonanceConfig, params: PyTree, tokens: Int[Array, "b t"]) -
         middle.set(title="eigenvalues", xlabel="real", ylabel="imaginary", aspect="equal")
         places = np.arange(config.heads) + 1
         right.bar(places, activity.energy[index], color=colours)
-        right.plot(places, activity.open[index] / config.heads, "k_", markersize=12)
-        right.set(title="share of power (bars), openness / bands (marks)", xlabel="band")
+        right.set(title="share of the layer's power", xlabel="band")
+        if config.band_gate:
+            right.plot(places, activity.open[index], "k_", markersize=12, label="let through by the gate")
+            right.legend(fontsize=8)
     return page

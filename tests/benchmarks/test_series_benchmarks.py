@@ -71,6 +71,15 @@ def test_a_trained_forecaster_beats_the_last_day(etth1):
     assert best.epoch in (0, 1)
 
 
+def test_dlinear_learns_the_wave(etth1):
+    split = read_etth1(etth1[0], 48)
+    model, test = forecasting.dlinear_forecaster(24, 48), jnp.asarray(split.test[:600])
+    best = forecasting.train(
+        model, 24, split._replace(train=split.train[:2000]), rate=0.003, seed=0, epochs=2, batch=32
+    )
+    assert forecasting.errors(model, 24, best.params, test)[0] < 0.75 * forecasting.errors(naive(48), 24, {}, test)[0]
+
+
 def test_dlinear_starts_as_the_mean_of_its_window():
     model = forecasting.dlinear_forecaster(5, 40)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 40, 1)), jnp.float32)
