@@ -83,6 +83,9 @@ def test_exponents_are_fitted_from_two_thousand_tokens_on(options, measured, mon
     line = found["blocks.eigenstate.forward.seconds-exponent"]
     assert (line["value"], line["entire"]) == (pytest.approx(1), pytest.approx(1))
     assert line["lengths"] == [16, 32, 64]
+    block_scaling.main(Options(**{**vars(options), "lengths": (16, 32, 64, 128)}))
+    assert read(options.results)["blocks.eigenstate.forward.seconds-exponent"]["lengths"] == [16, 32, 64, 128]
+    assert len(measured) == 4 * 2 * 3  # only the new length
 
 
 def test_the_whole_forward_process_is_held_to_the_limit(options, measured, monkeypatch):
