@@ -1,4 +1,4 @@
-"""What each part of Resonance and Eigenstate is worth: held-out bits per byte with it, without it, or with it put in. One JSON line a figure.
+"""What each part of Resonance and Eigenstate is worth: bits per byte with it, without it, or with it put in. One JSON line each.
 
     python benchmarks/ablations.py --seeds 3 --steps 640
 

@@ -11,12 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from atlas_jax.distributed.mesh import ambient_model_mesh
+from atlas_jax.distributed.sharding import constrain, over_model_mesh
 from atlas_jax.nn import linear
 from atlas_jax.nn.norms import rms_norm
-from spectral.convolution import Modes, ModeState, causal_convolution
+from spectral.convolution import Modes, ModeState
+from spectral.convolution.sharded import mesh_convolution
 
 OPEN = -2.0  # threshold of a band's gate at the start, nats below the power that bands start with
 QUIET = 1e-6  # energy added under the logarithm
+# Names of axes, for a model that is split over devices:
+ACTIVATIONS = ("batch", "time", None)  # of the residual stream
+INNER = ("batch", "time", "inner")  # between two matmuls
+MIXING = ("inner", None)  # of the frequency responses over channels
 
 
 class LayerState(NamedTuple):
@@ -28,7 +35,22 @@ class LayerState(NamedTuple):
 
 def matmul(x: Float[Array, "*b d"], weight: Float[Array, "d n"]) -> Float[Array, "*b n"]:
     """x @ weight in the dtype of x; the parameter stays float32."""
-    return linear(x, weight.astype(x.dtype))
+    weight = weight.astype(x.dtype)
+    # The other's weight gradient puts batch and time in one axis, which cannot be split over devices by both.
+    return x @ weight if ambient_model_mesh() else linear(x, weight)
+
+
+def two_matmuls(
+    x: Float[Array, "b t d"], weight: Float[Array, "d n2"]
+) -> tuple[Float[Array, "b t n"], Float[Array, "b t n"]]:
+    """x times the left and the right half of a weight."""
+    if ambient_model_mesh() is None:
+        left, right = jnp.split(matmul(x, weight), 2, axis=-1)
+        return left, right
+    # Split over devices as one matrix, a device would get other channels of the one half than of the other.
+    halves = [constrain("weight", half, None, "inner") for half in jnp.split(weight.astype(x.dtype), 2, axis=1)]
+    left, right = (constrain("channels", x @ half, *INNER) for half in halves)
+    return left, right
 
 
 def octave_modes(heads: int, modes: int, longest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +119,8 @@ class MultiHeadFrequencyLayer(nn.Module):
         )
         w_in = self.param("in", nn.initializers.lecun_normal(), (d, 2 * d))
         w_out = self.param("out", nn.initializers.lecun_normal(), (d, d))
-        value, gate = jnp.split(matmul(x, w_in), 2, axis=-1)
-        bands, mode_state = causal_convolution(
+        value, gate = two_matmuls(x, w_in)
+        bands, mode_state = mesh_convolution(
             value.reshape(batch, length, self.heads, d // self.heads),
             modes,
             None if state is None else state.modes,
@@ -141,7 +163,7 @@ class AdvancedSpectralGating(nn.Module):
         decaying = Modes(rate, zero, jnp.ones_like(rate), zero)
         power = jnp.mean(jnp.square(bands.astype(slope.dtype)), axis=-1)
         # Summed beside the weights, so that it is a mean from the first token on.
-        summed, state = causal_convolution(
+        summed, state = mesh_convolution(
             jnp.stack([power, jnp.ones_like(power)], axis=-1), decaying, state, chunk=self.chunk
         )
         loudness = jnp.log(summed[..., 0] / summed[..., 1] + QUIET)
@@ -160,7 +182,18 @@ class FeedForward(nn.Module):
         d = x.shape[-1]
         up = self.param("up", nn.initializers.lecun_normal(), (d, self.width))
         down = self.param("down", nn.initializers.lecun_normal(), (self.width, d))
-        return matmul(jnp.square(nn.relu(matmul(x, up))), down)
+        inner = constrain("channels", matmul(x, up), *INNER)
+        return matmul(jnp.square(nn.relu(inner)), down)
+
+
+def mix_blocks(
+    x: Float[Array, "b t n"], real: Float[Array, "blocks f"], imaginary: Float[Array, "blocks f"]
+) -> Float[Array, "b t n"]:
+    """A circular convolution within each block of channels, given by its frequency response; by FFT, in float32 at least."""
+    block = x.shape[-1] // len(real)
+    inner = x.reshape(*x.shape[:-1], len(real), block)
+    spectrum = jnp.fft.rfft(inner.astype(real.dtype)) * jax.lax.complex(real, imaginary)[None, None]
+    return jnp.fft.irfft(spectrum, n=block).reshape(x.shape).astype(x.dtype)
 
 
 class SpectralFFN(nn.Module):
@@ -186,9 +219,7 @@ class SpectralFFN(nn.Module):
         shape = (blocks, self.block // 2 + 1)
         real = self.param("real", nn.initializers.ones, shape)
         imaginary = self.param("imaginary", nn.initializers.zeros, shape)
-        inner = nn.relu(matmul(x, up)).reshape(*x.shape[:-1], blocks, self.block)
-        spectrum = jnp.fft.rfft(inner.astype(real.dtype)) * jax.lax.complex(real, imaginary)[None, None]
-        mixed = jnp.fft.irfft(spectrum, n=self.block).reshape(*x.shape[:-1], self.width).astype(x.dtype)
+        mixed = over_model_mesh(mix_blocks, (INNER, MIXING, MIXING), INNER)(nn.relu(matmul(x, up)), real, imaginary)
         return matmul(jnp.square(nn.relu(mixed)), down)
 
 
@@ -211,8 +242,10 @@ class ResonanceLayer(nn.Module):
         mixed, state = MultiHeadFrequencyLayer(
             self.heads, self.modes, self.longest, self.chunk, self.band_gate, name="mixer"
         )(RMSNorm(name="mixer_norm")(x), state)
-        x = x + mixed
+        x = constrain("x", x + mixed, *ACTIVATIONS)
         inner = RMSNorm(name="feed_forward_norm")(x)
         if self.channel_block:
-            return x + SpectralFFN(self.feed_forward, self.channel_block, name="feed_forward")(inner), state
-        return x + FeedForward(self.feed_forward, name="feed_forward")(inner), state
+            transformed = SpectralFFN(self.feed_forward, self.channel_block, name="feed_forward")(inner)
+        else:
+            transformed = FeedForward(self.feed_forward, name="feed_forward")(inner)
+        return constrain("x", x + transformed, *ACTIVATIONS), state

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.distributed.mesh import use
+from atlas_jax.distributed.sharding import constrain
 from atlas_jax.models.checks import check_state, check_tokens
 from atlas_jax.nn import linear
 from atlas_jax.nn.norms import rms_norm
+from atlas_jax.training.losses import cross_entropy
 from atlas_jax.types import PyTree
-from spectral.layers import LayerState, ResonanceLayer
+from spectral.layers import ACTIVATIONS, LayerState, ResonanceLayer
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,10 @@ def init(config: ResonanceConfig, key: Array) -> PyTree:
     embedding_key, head_key, layer_key = jax.random.split(key, 3)
     d, vocabulary = config.d_model, config.vocab_size
     example = jnp.zeros((1, 1, d))
-    layers = jax.vmap(lambda k: layer_of(config).init(k, example, None)["params"])(
-        jax.random.split(layer_key, config.layers)
-    )
+    with use(None):  # the example is too small to be split over a mesh
+        layers = jax.vmap(lambda k: layer_of(config).init(k, example, None)["params"])(
+            jax.random.split(layer_key, config.layers)
+        )
     params = {
         "embedding": jax.random.normal(embedding_key, (vocabulary, d)) / EMBEDDING_SCALE,
         "blocks": layers,
@@ -165,7 +169,7 @@ def features(
     """
     check_tokens(config, tokens)
     check_state(jax.eval_shape(partial(init_state, config, tokens.shape[0])), state)
-    x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
+    x = constrain("tokens", jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE, *ACTIVATIONS)
     if config.dtype == "bfloat16":
         x = x.astype(jnp.bfloat16)
     layer = layer_of(config)
@@ -181,10 +185,14 @@ def features(
     return rms_norm(x, params["norm"]), ResonanceState(*after)
 
 
+def head_weights(config: ResonanceConfig, params: PyTree) -> Float[Array, "d v"]:
+    """The matrix from features to logits."""
+    return params["embedding"].T if config.tied else params["head"]
+
+
 def head(config: ResonanceConfig, params: PyTree, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
     """Logits of what `features` gave, float32."""
-    weights = params["embedding"].T if config.tied else params["head"]
-    return linear(x, weights.astype(x.dtype)).astype(params["norm"].dtype)
+    return linear(x, head_weights(config, params).astype(x.dtype)).astype(params["norm"].dtype)
 
 
 def apply(
@@ -205,3 +213,40 @@ def step(
     """One token: `apply` on a sequence of one."""
     logits, state = apply(config, params, token[:, None], state)
     return logits[:, 0], state
+
+
+def token_losses(
+    config: ResonanceConfig,
+    params: PyTree,
+    tokens: Int[Array | np.ndarray, "b t"],
+    targets: Int[Array | np.ndarray, "b t"],
+    state: ResonanceState | None = None,
+) -> tuple[Float[Array, "b t"], ResonanceState]:
+    """Cross-entropy of every target in nats, without the logits of all tokens in memory at once; and the state after the last.
+
+    Raises:
+      ValueError: more tokens than `context`, or a state of another model or batch.
+    """
+    x, state = features(config, params, tokens, state)
+    return cross_entropy(x, head_weights(config, params), jnp.asarray(targets)), state
+
+
+def parameter_axes(config: ResonanceConfig) -> PyTree:
+    """Names of the axes of every parameter, for `atlas_jax.distributed.sharding`: a tree like `init`'s, of tuples."""
+    bands = ("layers", "heads", None)
+    mixer: dict[str, PyTree] = dict.fromkeys(("log_rate", "frequency", "real", "imaginary"), bands)
+    mixer |= {"in": ("layers", None, "inner"), "out": ("layers", "inner", None)}
+    if config.band_gate:
+        mixer["band_gate"] = {
+            "weight": ("layers", None, "heads"),
+            "slope": ("layers", "heads"),
+            "threshold": ("layers", "heads"),
+        }
+    feed_forward: dict[str, PyTree] = {"up": ("layers", None, "inner"), "down": ("layers", "inner", None)}
+    if config.channel_block:
+        feed_forward |= dict.fromkeys(("real", "imaginary"), ("layers", "inner", None))
+    norm = {"scale": ("layers", None)}
+    blocks = {"mixer": mixer, "feed_forward": feed_forward, "mixer_norm": norm, "feed_forward_norm": norm}
+    # A vocabulary need not divide, so the table is stored by its columns.
+    axes = {"embedding": ("vocabulary_rows", "columns"), "blocks": blocks, "norm": (None,)}
+    return axes if config.tied else {**axes, "head": ("columns", "vocabulary_rows")}

@@ -29,7 +29,7 @@ from spectral.resonance import ResonanceConfig
 from validation.profiles import BRANCH_GRAIN, Profile, TierPlan
 
 # Raised whenever training or measuring changes: results of another format are neither compared nor continued.
-FORMAT = 8
+FORMAT = 9
 CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
 DECAY = 1 / 5  # of a branch
 SAVE_EVERY_SECONDS = 5.0
@@ -128,7 +128,7 @@ def _program(config: ResonanceConfig, variants: int, plan: TierPlan) -> _Program
 
     def loss_fn(params: PyTree, window: Array, key: Array) -> tuple[Array, dict[str, Any]]:
         del key  # nothing in the model is random
-        return jnp.mean(token_losses(config, params, window)[0]) * LN2, {}
+        return jnp.mean(resonance.token_losses(config, params, window[:, :-1], window[:, 1:])[0]), {}
 
     def init(key: Array) -> TrainState:
         return init_state(resonance.init(config, key), optimizer, key)

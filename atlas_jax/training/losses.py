@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -42,7 +43,9 @@ def _part_of_vocabulary(
     return jnp.log(total) + peak - jax.lax.psum(jnp.where(here, picked, 0), TENSOR)
 
 
-def _by_blocks(losses, x: Float[Array, "b t d"], targets: Int[Array, "b t"], block: int) -> Float[Array, "b t"]:
+def _by_blocks(
+    losses: Callable[[Array, Array], Array], x: Float[Array, "b t d"], targets: Int[Array, "b t"], block: int
+) -> Float[Array, "b t"]:
     """`losses(x [n, d], targets [n])` over blocks of tokens; the backward pass computes each block's logits again."""
     rows, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     count = len(rows)
@@ -82,20 +85,17 @@ def cross_entropy(
     if mesh is None:
         return _by_blocks(lambda x, targets: _plain(x, weights, targets), x, targets, block)
     check_divides("targets", targets.shape, ("batch", "time"), mesh)
-    vocabulary = weights.shape[1]
-    weights = jnp.pad(weights, ((0, 0), (0, -vocabulary % mesh.shape[TENSOR])))
+    vocabulary, parts = weights.shape[1], mesh.shape[TENSOR]
+    weights = jnp.pad(weights, ((0, 0), (0, -vocabulary % parts)))
+    losses = _plain if parts == 1 else partial(_part_of_vocabulary, vocabulary=vocabulary)
 
     def one_device(x: Array, weights: Array, targets: Array) -> Array:
         # Said once here, gradients are added up over devices once, not in every block.
-        x = jax.lax.pcast(x, TENSOR, to="varying")
+        x = x if parts == 1 else jax.lax.pcast(x, TENSOR, to="varying")
         weights = jax.lax.pcast(weights, (DATA, SEQUENCE), to="varying")
-        part = partial(_part_of_vocabulary, vocabulary=vocabulary)
-        return _by_blocks(lambda x, targets: part(x, weights, targets), x, targets, block)
+        return _by_blocks(lambda x, targets: losses(x, weights, targets), x, targets, block)
 
-    tokens = spec("batch", "time")
+    tokens, columns = spec("batch", "time"), spec(None, "vocabulary" if parts > 1 else None)
     return jax.shard_map(
-        one_device,
-        mesh=mesh,
-        in_specs=(spec("batch", "time", None), spec(None, "vocabulary"), tokens),
-        out_specs=tokens,
+        one_device, mesh=mesh, in_specs=(spec("batch", "time", None), columns, tokens), out_specs=tokens
     )(x, weights, targets)

@@ -43,8 +43,8 @@ def causal_convolution(
       state: where an earlier call stopped; None at the start of a sequence.
       chunk: tokens per block of "chunked" and "parallel", per checkpointed segment of "scan". None is the table's, or 128
         with a named algorithm. Given without an algorithm it also says up to where a sequence is one Toeplitz block.
-      algorithm: one of the above; None takes the fastest in the table of `spectral.convolution.choice` for the default
-        backend, T and dtype.
+      algorithm: one of the above; None takes the fastest in the table of `spectral.convolution.choice` for the
+        platform that is traced for, T and dtype.
 
     Returns:
       The outputs in the dtype of x, and the state after the last token, [b, h, 2 m, k], real parts then imaginary parts:

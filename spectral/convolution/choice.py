@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
+from atlas_jax.distributed.mesh import platform
 
 
 class Choice(NamedTuple):
@@ -53,8 +53,8 @@ FILTER = {
 
 
 def rows(table: dict[tuple[str, str], tuple[Choice, ...]], dtype: str) -> tuple[Choice, ...]:
-    """The rows for the default backend. Other accelerators count as GPUs, other floats as float32."""
-    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    """The rows for the platform that is traced for. Other accelerators count as GPUs, other floats as float32."""
+    backend = "cpu" if platform() == "cpu" else "gpu"
     return table[backend, dtype if dtype == "bfloat16" else "float32"]
 
 

@@ -37,8 +37,8 @@ def filter_convolution(
       x: inputs, float32, float64, bfloat16 or float16; the filter of a head is shared by its k channels.
       taps: filters, float32 (float64 with x of float64): taps[:, 0] weighs the present. Missing ones are 0, and those beyond
         the length of x are not used.
-      algorithm: one of the above; None takes the fastest in the table of `spectral.convolution.choice` for the default
-        backend, T and dtype.
+      algorithm: one of the above; None takes the fastest in the table of `spectral.convolution.choice` for the
+        platform that is traced for, T and dtype.
 
     Returns:
       The outputs in the dtype of x; sums and transforms are float32, or float64 with x.

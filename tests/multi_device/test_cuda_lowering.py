@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from atlas_jax.distributed.mesh import BATCH, VARIANT, mesh_shape
+from atlas_jax.distributed.mesh import BATCH, VARIANT, idle_variants, mesh_shape
 from atlas_jax.training import adamw, init_state, make_step
 from atlas_jax.training.ensemble import make_evaluation, make_segment, mean_over_batch_devices
 from spectral import resonance
@@ -84,3 +84,33 @@ def test_evaluation_lowers_without_communication(variants, shape):
 def test_a_split_that_does_not_divide_fails_at_trace_time():
     with pytest.raises(ValueError, match="divi"):
         lowered_segment(5, (4, 1))
+
+
+@pytest.mark.parametrize(("number", "shape"), [(0, (2, 1)), (1, (3, 1)), (2, (1, 4))])
+def test_tiers_of_four_h200_lower_as_they_are_placed(number, shape):
+    """Ten, five and three models on two, three and four devices, two halves of each batch one after the other."""
+    profile = PROFILES["h200x4"]
+    plan = profile.tiers[number]
+    part = plan.batch // plan.accumulation
+    variants = plan.count + idle_variants(plan.count, part, plan.devices)
+    assert mesh_shape(variants, part, plan.devices) == shape
+    config = model_config(plan, profile, profile.vocab_size)
+    assert (config.vocab_size, config.context, config.dtype, config.recompute) == (50_257, 2048, "bfloat16", True)
+
+    def loss(params, batch, key):
+        return jnp.mean(resonance.token_losses(config, params, batch[:, :-1], batch[:, 1:])[0]), {}
+
+    def first(key):
+        return init_state(resonance.init(config, key), adamw(), key)
+
+    reduced = [mean_over_batch_devices] if shape[1] > 1 else []
+    step = make_step(loss, adamw(), *reduced, accumulation=plan.accumulation)
+    states = jax.eval_shape(lambda: jax.vmap(lambda seed: first(jax.random.key(seed)))(jnp.arange(variants)))
+    batches = jax.ShapeDtypeStruct((variants, profile.segment, plan.batch, profile.length + 1), jnp.int32)
+    rates = jax.ShapeDtypeStruct((variants, profile.segment), jnp.float32)
+    traced = make_segment(step, abstract(shape), in_turn=True).trace(states, batches, rates)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.all_reduce") == (shape[1] > 1)
+    # No logits of a whole part: a block of 4,096 tokens at a time.
+    assert f"tensor<4096x{profile.vocab_size}x" in text
+    assert f"tensor<{part // shape[1] * profile.length}x{profile.vocab_size}x" not in text
