@@ -105,7 +105,7 @@ RESONANCE: dict[str, Callable[[Contestant], Contestant]] = {
 }
 EIGENSTATE: dict[str, Callable[[Contestant], Contestant]] = {
     SHIPPED: lambda contestant: contestant,
-    "without the hierarchy of scales": with_config(scales=(1,)),
+    "with the hierarchy of scales": with_config(scales=(1, 2, 4, 8)),
     "selective": with_config(selective=True),
     "one mode a head": with_config(modes=1),
 }

@@ -1,7 +1,7 @@
 """The training core: state, pure step, optimizer and schedules, loop with hooks, telemetry, checkpoints."""
 
 from atlas_jax.training.checkpoint import Checkpointer, CheckpointError
-from atlas_jax.training.loop import Event, Hook, every, loop, train
+from atlas_jax.training.loop import Event, Hook, NonFiniteError, every, loop, require_finite, train
 from atlas_jax.training.optim import adamw, cosine, wsd
 from atlas_jax.training.state import TrainState, init_state
 from atlas_jax.training.step import make_step
@@ -12,6 +12,7 @@ __all__ = [
     "Checkpointer",
     "Event",
     "Hook",
+    "NonFiniteError",
     "Telemetry",
     "TrainState",
     "adamw",
@@ -20,6 +21,7 @@ __all__ = [
     "init_state",
     "loop",
     "make_step",
+    "require_finite",
     "train",
     "wsd",
 ]

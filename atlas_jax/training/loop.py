@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -60,6 +61,26 @@ def every(n: int, fn: Hook, *, last: int | None = None) -> Hook:
             fn(event)
 
     return hook
+
+
+class NonFiniteError(FloatingPointError):
+    """A step's metrics hold NaN or an infinity."""
+
+
+def require_finite(event: Event) -> None:
+    """A hook that stops training at the first step whose metrics are not finite: NaN in the data or a divergence.
+
+    It waits for the step, so give it to `every` where steps are short.
+
+    Raises:
+      NonFiniteError: it names the step and every such metric.
+    """
+    bad = {name: value for name, value in event.metrics.items() if not np.isfinite(value).all()}
+    if bad:
+        shown = ", ".join(f"{name} is {np.asarray(value)}" for name, value in bad.items())
+        raise NonFiniteError(
+            f"step {event.index}: {shown}; expected finite numbers: look for NaN in its batch, or lower the rate"
+        )
 
 
 def train(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_jax.models import describe, presets, registered
+from atlas_jax.models.generate import greedy
 
 MODELS = registered()
 LARGE = 100_000  # parameters from which on a preset is tested at a smaller width
@@ -261,3 +262,16 @@ def test_parameters_are_float32_and_follow_the_key(model, config):
     assert {leaf.dtype for leaf in jax.tree.leaves(one)} == {jnp.dtype("float32")}
     chex.assert_trees_all_equal(one, same)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other)))
+
+
+@each_preset
+def test_generation_from_the_state_is_generation_from_the_whole_text(model, config):
+    """The likeliest continuation drawn token by token equals that of a model which reads everything anew for each one."""
+    config = short(config)
+    params, prompt, count = parameters(model, config), jnp.asarray(tokens_of(config, 11)), 6
+    drawn = greedy(model, config, params, prompt, tokens=count)
+    text = jnp.pad(prompt, ((0, 0), (0, count)))  # what follows a place does not change it
+    for place in range(11, 11 + count):
+        best = jnp.argmax(applied(model)(config, params, text)[0][:, place - 1], axis=-1).astype(jnp.int32)
+        np.testing.assert_array_equal(drawn[:, place - 11], best)
+        text = text.at[:, place].set(best)

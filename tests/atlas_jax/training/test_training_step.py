@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from atlas_jax.training import TrainState, adamw, init_state, make_step, train, wsd
+from atlas_jax.training import NonFiniteError, TrainState, adamw, init_state, make_step, require_finite, train, wsd
 
 INPUTS = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
 TARGETS = (INPUTS @ np.arange(8, dtype=np.float32))[:, None]
@@ -142,3 +142,16 @@ def test_a_batch_that_cannot_be_cut_is_refused():
     state = init_state(start(), adamw(), jax.random.key(0))
     with pytest.raises(ValueError, match=r"batch is \d+, expected a multiple of accumulation = 7"):
         make_step(regression, adamw(), accumulation=7)(state, Same().at(0), 0.1)
+
+
+def test_a_nan_in_the_data_is_found_at_its_step():
+    class Broken(Same):
+        def at(self, position):
+            batch = super().at(position)
+            return {**batch, "x": np.where(np.arange(8) == position, np.nan, batch["x"])} if position == 3 else batch
+
+    state, seen = init_state(start(), adamw(), jax.random.key(0)), []
+    events = train(make_step(regression, adamw()), state, Broken(), lambda step: 0.1, steps=9, hooks=[require_finite])
+    with pytest.raises(NonFiniteError, match=r"step 4: .*loss is nan.*expected finite numbers"):
+        seen.extend(event.index for event in events)
+    assert seen == [1, 2, 3]
