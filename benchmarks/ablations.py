@@ -1,6 +1,6 @@
 """What each part of Resonance and Eigenstate is worth: bits per byte with it, without it, or with it put in. One JSON line each.
 
-    python benchmarks/ablations.py --seeds 3 --steps 640
+    python -m benchmarks.ablations
 
 Everything else is equal: corpus, batches, initial parameters of shared parts, learning rate, trainer. The peer of
 every line is the model as it ships, so a ratio above 1 says the variant is better.
@@ -8,7 +8,6 @@ every line is the model as it ships, so a ratio above 1 says the variant is bett
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import tyro
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.types import PyTree
 from benchmarks.quality.corpora import encode, read_corpus
+from benchmarks.quality.data import data_folder
 from benchmarks.quality.records import Records, spread
 from benchmarks.quality.trials import Contestant, contestants, train
 from benchmarks.text_quality import UNIT, bits_per_byte, starting_rate
@@ -118,7 +118,7 @@ def main() -> None:
     use_host_devices()
     compilation_cache()
     records = Records(options.results)
-    folder = options.data or (Path(os.environ["ATLAS_DEV_DATA"]) if "ATLAS_DEV_DATA" in os.environ else None)
+    folder = data_folder(options.data)
     for corpus in options.corpora:
         try:
             text = read_corpus(corpus, folder)

@@ -10,7 +10,6 @@ precision-recall curve, mean of the two halves. One JSON line a figure; the isol
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from atlas_jax.distributed.mesh import compilation_cache
 from atlas_jax.training import TrainState, adamw, cosine, init_state, make_step
+from benchmarks.quality.data import data_folder
 from benchmarks.quality.records import Records, spread
 from benchmarks.quality.series import Labelled, read_nab
 from spectral import eigenstate, heads
@@ -213,7 +213,7 @@ def main() -> None:
     unknown = [name for name in options.detectors if name not in DETECTORS]
     if unknown:
         sys.exit(f"error: --detectors {unknown[0]!r}, expected some of {', '.join(DETECTORS)}")
-    folder = options.data or (Path(os.environ["ATLAS_DEV_DATA"]) if "ATLAS_DEV_DATA" in os.environ else None)
+    folder = data_folder(options.data)
     if folder is None or not (folder / "ts_nab").is_dir():
         sys.exit("error: the series are not there; give --data or set ATLAS_DEV_DATA to a folder that holds ts_nab")
     compilation_cache()

@@ -12,7 +12,6 @@ it goes on from `--results`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from atlas_jax.distributed.mesh import compilation_cache
 from atlas_jax.training import TrainState, adamw, cosine, init_state, make_step
+from benchmarks.quality.data import data_folder
 from benchmarks.quality.records import Records, spread
 from benchmarks.quality.series import Split, read_etth1
 from spectral import eigenstate, heads
@@ -319,7 +319,7 @@ def main() -> None:
         sys.exit(f"error: --horizons {unknown[0]}, expected some of {', '.join(map(str, PUBLISHED['DLinear']))}")
     if options.look_back < DAY or options.look_back % DAY:
         sys.exit(f"error: --look-back {options.look_back}, expected a multiple of {DAY} hours")
-    folder = options.data or (Path(os.environ["ATLAS_DEV_DATA"]) if "ATLAS_DEV_DATA" in os.environ else None)
+    folder = data_folder(options.data)
     if folder is None or not (folder / "ts_etth1").is_dir():
         sys.exit(
             "error: ETTh1 is not there; give --data or set ATLAS_DEV_DATA to a folder that holds ts_etth1/ETTh1.csv"

@@ -1,6 +1,6 @@
 """Recall in the context: multi-query associative recall and induction heads, accuracy of the registered models.
 
-    python benchmarks/recall_tasks.py --tune --seeds 3 --steps 2000
+    python -m benchmarks.recall_tasks --tune
 
 Equal parameters, examples, order and trainer for all models. Each is trained on a mixture of difficulties and measured on
 each one alone, on examples of its own. With `--tune` the learning rate of each model is chosen on examples of a third kind.
@@ -38,17 +38,17 @@ class Options:
     """What to learn."""
     models: tuple[str, ...] = ()
     """Registered models; all of them that have the first preset, if none is named."""
-    presets: tuple[str, ...] = ("micro-32", "micro-128")
+    presets: tuple[str, ...] = ("micro-32",)
     """Sizes."""
     seeds: int = 3
     """Models of each kind; seed decides parameters and order of batches."""
-    steps: int = 2000
+    steps: int = 3000
     """Optimizer steps."""
-    batch: int = 16
+    batch: int = 32
     """Examples per step; none is seen twice."""
-    length: int = 128
+    length: int = 64
     """Tokens per example, and the models' context."""
-    vocab_size: int = 256
+    vocab_size: int = 64
     """Tokens."""
     tests: int = 512
     """Examples measured per difficulty."""

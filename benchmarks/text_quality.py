@@ -1,6 +1,6 @@
 """Held-out bits per byte of the registered models at equal parameters, tokens, batches and trainer. One JSON line a figure.
 
-    python benchmarks/text_quality.py --tune --seeds 3 --steps 640
+    python -m benchmarks.text_quality --tune
 
 The byte-pair encoding is trained on the training part; with `--tune` each model's learning rate is chosen on the validation
 part, at half the steps; what is reported is measured on the test part, which decides nothing. Corpora: wikitext-2 and
@@ -10,7 +10,6 @@ the lines in `--results`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int, PyTree
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.models import registered
 from benchmarks.quality.corpora import CORPORA, Encoded, count_bytes, encode, read_corpus
+from benchmarks.quality.data import data_folder
 from benchmarks.quality.records import Records, best_rate, spread
 from benchmarks.quality.trials import PEER, Contestant, contestants, measure, parameters_agree, train
 
@@ -85,7 +85,7 @@ class Field:
 
 def open_fields(options: Options, records: Records) -> Iterator[Field]:
     """Reads and encodes one corpus after the other; says which are missing."""
-    folder = options.data or (Path(os.environ["ATLAS_DEV_DATA"]) if "ATLAS_DEV_DATA" in os.environ else None)
+    folder = data_folder(options.data)
     for name in options.corpora:
         try:
             corpus = read_corpus(name, folder)
