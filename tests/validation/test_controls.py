@@ -87,7 +87,7 @@ def test_the_key_names_everything_that_controls_depend_on(problem):
         control_key(problem, TINY, PLAN),
         control_key(other_reference, TINY, PLAN),
         control_key(replace(problem, seed=1), TINY, PLAN),
-        control_key(replace(problem, steps=160), TINY, PLAN),
+        control_key(replace(problem, steps={**problem.steps, PLAN: 160}), TINY, PLAN),
         control_key(problem, replace(TINY, length=64), PLAN),
         control_key(problem, TINY, TINY.tiers[1]),
         control_key(problem, TINY, replace(PLAN, learning_rate=0.02)),
