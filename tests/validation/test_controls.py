@@ -83,6 +83,7 @@ def problem():
 def test_the_key_names_everything_that_controls_depend_on(problem):
     rows = markov_rows(1200, 20)
     other_reference = prepare(corpus_of(rows[:600]), corpus_of(rows[600:1190]), TINY, seed=0)
+    faster = replace(PLAN, learning_rate=0.02)
     keys = [
         control_key(problem, TINY, PLAN),
         control_key(other_reference, TINY, PLAN),
@@ -90,7 +91,7 @@ def test_the_key_names_everything_that_controls_depend_on(problem):
         control_key(replace(problem, steps={**problem.steps, PLAN: 160}), TINY, PLAN),
         control_key(problem, replace(TINY, length=64), PLAN),
         control_key(problem, TINY, TINY.tiers[1]),
-        control_key(problem, TINY, replace(PLAN, learning_rate=0.02)),
+        control_key(replace(problem, steps={**problem.steps, faster: problem.steps[PLAN]}), TINY, faster),
     ]
     assert len(set(keys)) == len(keys)
 
