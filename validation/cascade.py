@@ -27,7 +27,7 @@ class Options:
     reference: str | None = None
     """Trusted sample of the same kind; without it harm to real text stays unknown."""
     profile: Literal["quick", "laptop", "workstation", "h200x4"] = "laptop"
-    """Size of the run: laptop takes about three minutes on two cores, h200x4 days on four H200."""
+    """Size of the run: laptop takes about three minutes on two cores, h200x4 is for four H200."""
     out: Path | None = None
     """Folder for the report. Default: reports/NAME."""
     text_column: str | None = None

@@ -135,8 +135,8 @@ PROFILES: dict[str, Profile] = {
         score_tokens=20_000_000,
         text_bytes=256 << 20,
     ),
-    # Four H200. Ten models on two of them, five each; five on three, as two rounds; three on all four, each batch split in
-    # four: a model's own share of the devices is always one round, which is less than any other layout takes.
+    # Four H200. Ten models on two of them, five each in turn; five on three, in two rounds with one idle copy; three in turn on
+    # all four, every batch split in four. Compiled, never run: learning rates are not tuned and nothing is timed.
     "h200x4": Profile(
         name="h200x4",
         tiers=(

@@ -136,7 +136,7 @@ def _program(config: ResonanceConfig, variants: int, plan: TierPlan) -> _Program
     devices = mesh.shape[BATCH]
     averaged = [mean_over_batch_devices] if devices > 1 else []
     step = make_step(loss_fn, optimizer, *averaged, accumulation=plan.accumulation)
-    # A model with this much to do fills an accelerator alone; several at once would only take their memory together.
+    # A batch that does not fit at once says that several models side by side would fit even less.
     in_turn = True if plan.accumulation > 1 else None
     return _Program(
         lambda seeds: initial_states(init, seeds, mesh),

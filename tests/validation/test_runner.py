@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from small_world import TINY, corpus_of, markov_rows
 
-from validation import runner
+from validation import api, runner
 from validation.assemble import Request
 from validation.datasets import open_dataset
 from validation.prepare import prepare
+from validation.progress import Display
 from validation.runner import StateError
 
 
@@ -33,6 +35,25 @@ def test_the_same_run_goes_on(interrupted):
     assert (runner._state(request, problem) / "tier-1").exists()
     # Without --resume it starts anew.
     assert not (runner._state(replace(request, resume=False), problem) / "tier-1").exists()
+
+
+class Stopped(Exception):
+    """Where the run would begin."""
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(None, None), (0.9, "0.90")])
+def test_a_profile_s_share_of_memory_is_set_before_the_run(interrupted, monkeypatch, memory, expected):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")  # so that what the run sets is undone
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+    def begin(request, progress):
+        assert os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == expected
+        raise Stopped
+
+    monkeypatch.setattr(api, "run", begin)
+    request = replace(interrupted[0], profile=replace(TINY, memory=memory))
+    with pytest.raises(Stopped):
+        api.run_and_write(request, Display())
 
 
 @pytest.mark.parametrize("change", ["seed", "profile", "data", "format"])

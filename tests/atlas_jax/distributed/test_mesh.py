@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from atlas_jax.distributed.mesh import (
     BATCH,
     VARIANT,
+    accelerator_memory,
     cache_directory,
     idle_variants,
     mesh_shape,
@@ -83,6 +84,15 @@ assert len(jax.devices()) == {count}, jax.devices()
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
+
+
+def test_memory_is_taken_as_told_and_as_the_user_says(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    accelerator_memory(0.9)
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    accelerator_memory(0.9)
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.90"
 
 
 def test_cache_goes_where_it_is_told(monkeypatch):
