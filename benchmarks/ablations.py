@@ -8,7 +8,6 @@ every line is the model as it ships, so a ratio above 1 says the variant is bett
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,7 @@ import tyro
 
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.types import PyTree
-from benchmarks.quality.corpora import encode, read_corpus
-from benchmarks.quality.data import data_folder
+from benchmarks.quality.corpora import available_corpora, encode
 from benchmarks.quality.records import Records, spread
 from benchmarks.quality.trials import Contestant, contestants, train
 from benchmarks.text_quality import UNIT, bits_per_byte, starting_rate
@@ -118,13 +116,7 @@ def main() -> None:
     use_host_devices()
     compilation_cache()
     records = Records(options.results)
-    folder = data_folder(options.data)
-    for corpus in options.corpora:
-        try:
-            text = read_corpus(corpus, folder)
-        except FileNotFoundError as missing:
-            print(f"skipped {corpus}: {missing}; give --data or set ATLAS_DEV_DATA", file=sys.stderr, flush=True)
-            continue
+    for corpus, text in available_corpora(options.corpora, options.data):
         encoded = encode(text, vocab_size=1024, length=128, windows=512)
         for shipped in contestants(tuple(VARIANTS), options.presets, vocab_size=1024, length=128):
             peer = None

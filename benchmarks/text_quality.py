@@ -10,7 +10,6 @@ the lines in `--results`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,7 @@ from jaxtyping import Float, Int, PyTree
 
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.models import registered
-from benchmarks.quality.corpora import CORPORA, Encoded, count_bytes, encode, read_corpus
-from benchmarks.quality.data import data_folder
+from benchmarks.quality.corpora import CORPORA, Encoded, available_corpora, count_bytes, encode
 from benchmarks.quality.records import Records, best_rate, spread
 from benchmarks.quality.trials import PEER, Contestant, contestants, measure, parameters_agree, train
 
@@ -85,13 +83,7 @@ class Field:
 
 def open_fields(options: Options, records: Records) -> Iterator[Field]:
     """Reads and encodes one corpus after the other; says which are missing."""
-    folder = data_folder(options.data)
-    for name in options.corpora:
-        try:
-            corpus = read_corpus(name, folder)
-        except FileNotFoundError as missing:
-            print(f"skipped {name}: {missing}; give --data or set ATLAS_DEV_DATA", file=sys.stderr, flush=True)
-            continue
+    for name, corpus in available_corpora(options.corpora, options.data):
         encoded = encode(corpus, vocab_size=options.vocab_size, length=options.length, windows=options.windows)
         about = {
             "corpus": name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from atlas_jax.data import Tokenizer, pack, train_bpe
+from benchmarks.quality.data import data_folder
 from validation.datasets.standard_library import EXCLUDED, standard_library_rows
 
 CORPORA = ("wikitext-2", "tinyshakespeare", "library-code", "library-documentation")
@@ -74,6 +76,21 @@ def read_corpus(name: str, data: Path | None) -> Corpus:
         case "library-documentation":
             return deal(standard_library_rows())
     raise ValueError(f"corpus is {name!r}, expected one of {', '.join(CORPORA)}")
+
+
+def available_corpora(names: Sequence[str], given: Path | None) -> Iterator[tuple[str, Corpus]]:
+    """Those of the corpora whose files are there, with their names; of the others it says that they are skipped.
+
+    Args:
+      names: of `CORPORA`.
+      given: folder of the development data sets, see `data_folder`.
+    """
+    folder = data_folder(given)
+    for name in names:
+        try:
+            yield name, read_corpus(name, folder)
+        except FileNotFoundError as missing:
+            print(f"skipped {name}: {missing}; give --data or set ATLAS_DEV_DATA", file=sys.stderr, flush=True)
 
 
 def _text(data: Path | None, folder: str, file: str) -> str:

@@ -105,6 +105,12 @@ def test_texts_of_a_folder_are_cut_at_a_line(tmp_path):
         read_corpus("poems", None)
 
 
+def test_corpora_that_are_not_there_are_skipped_by_name(tmp_path, capsys):
+    found = corpora.available_corpora(("wikitext-2", "library-documentation"), tmp_path)
+    assert [name for name, _ in found] == ["library-documentation"]
+    assert "skipped wikitext-2: " in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def encoded():
     text = "".join(f"{i} bottles of beer on the wall, {i} bottles of beer.\n" for i in range(300))
