@@ -1,8 +1,4 @@
-"""Clean rows made bad in known ways, with the truth about every row.
-
-Each function takes rows and gives as many rows back, with a mask of the bad ones; the same seed gives the same rows. A
-word is a run of characters between white space, as written.
-"""
+"""Texts made bad in known ways. A word is a run of characters between white space, as written."""
 
 from __future__ import annotations
 
@@ -12,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from validation.bench.damage.choice import chosen_rows
 
 Damaged = tuple[list[str], Bool[np.ndarray, " rows"]]
 
@@ -85,7 +83,7 @@ def templates(rows: Sequence[str], share: float, seed: int) -> Damaged:
         count = max(1, round(len(row.split()) / len(template.split())))
         return " ".join(template.format(*(next(words) for _ in range(template.count("{}")))) for _ in range(count))
 
-    return _replaced(rows, _chosen(np.arange(len(rows)), len(rows), share, rng), template_row)
+    return _replaced(rows, chosen_rows(np.arange(len(rows)), len(rows), share, rng), template_row)
 
 
 def shuffle_words(rows: Sequence[str], share: float, seed: int) -> Damaged:
@@ -111,7 +109,7 @@ def shuffle_words(rows: Sequence[str], share: float, seed: int) -> Damaged:
             order = [words[index] for index in rng.permutation(len(words))]
         return " ".join(order)
 
-    return _replaced(rows, _chosen(np.array(eligible, np.int64), len(rows), share, rng), shuffled)
+    return _replaced(rows, chosen_rows(np.array(eligible, np.int64), len(rows), share, rng), shuffled)
 
 
 def random_words(rows: Sequence[str], share: float, seed: int) -> Damaged:
@@ -132,7 +130,7 @@ def random_words(rows: Sequence[str], share: float, seed: int) -> Damaged:
     def random_row(row: str) -> str:
         return " ".join(next(words) for _ in row.split())
 
-    return _replaced(rows, _chosen(np.array(eligible, np.int64), len(rows), share, rng), random_row)
+    return _replaced(rows, chosen_rows(np.array(eligible, np.int64), len(rows), share, rng), random_row)
 
 
 def tail_cut(rows: Sequence[str], keep: float, seed: int) -> Damaged:
@@ -164,15 +162,6 @@ def tail_cut(rows: Sequence[str], keep: float, seed: int) -> Damaged:
 
     cut = [frequent(row) for row in rows]
     return cut, np.array([new != old for new, old in zip(cut, rows, strict=True)], bool)
-
-
-def _chosen(
-    eligible: Int[np.ndarray, " eligible"], count: int, share: float, rng: np.random.Generator
-) -> Int[np.ndarray, " chosen"]:
-    """Rows to damage: `share` of `count`, from the eligible ones."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share: {share}; expected 0 to 1")
-    return np.sort(rng.permutation(eligible)[: round(share * count)])
 
 
 def _replaced(rows: Sequence[str], chosen: Int[np.ndarray, " chosen"], replace: Callable[[str], str]) -> Damaged:

@@ -1,0 +1,127 @@
+"""What the paraphrase swaps: short forms and full ones, words and phrases of one meaning.
+
+Each side of a pair is swapped for the other unless it stands in the one-way table. Where an article can stand before
+them, both sides begin alike, with a vowel or with a consonant, so that "a" and "an" stay right.
+"""
+
+from __future__ import annotations
+
+EXPANSIONS = {
+    "aren't": "are not",
+    "couldn't": "could not",
+    "didn't": "did not",
+    "doesn't": "does not",
+    "don't": "do not",
+    "hadn't": "had not",
+    "hasn't": "has not",
+    "haven't": "have not",
+    "isn't": "is not",
+    "shouldn't": "should not",
+    "wasn't": "was not",
+    "weren't": "were not",
+    "won't": "will not",
+    "wouldn't": "would not",
+    "can't": "cannot",
+    "i'm": "i am",
+    "you're": "you are",
+    "we're": "we are",
+    "they're": "they are",
+    "it's": "it is",
+    "that's": "that is",
+    "i'll": "i will",
+    "you'll": "you will",
+    "he'll": "he will",
+    "she'll": "she will",
+    "it'll": "it will",
+    "we'll": "we will",
+    "they'll": "they will",
+}
+
+ONE_WAY_EXPANSIONS = {"i've": "i have", "you've": "you have", "we've": "we have", "they've": "they have"}
+
+SYNONYMS = {
+    "big": "large",
+    "bigger": "larger",
+    "biggest": "largest",
+    "quickly": "rapidly",
+    "maybe": "perhaps",
+    "movie": "film",
+    "movies": "films",
+    "children": "kids",
+    "couch": "sofa",
+    "couches": "sofas",
+    "honored": "honoured",
+    "theaters": "theatres",
+    "responded": "replied",
+    "shouted": "yelled",
+    "bought": "purchased",
+    "strange": "weird",
+    "brave": "courageous",
+    "famous": "well-known",
+    "huge": "very large",
+    "tiny": "very small",
+    "enormous": "immense",
+    "somebody": "someone",
+    "anybody": "anyone",
+    "everybody": "everyone",
+    "nobody": "no one",
+    "moreover": "furthermore",
+    "exactly": "precisely",
+    "completely": "totally",
+    "mostly": "mainly",
+    "sometimes": "occasionally",
+    "easily": "effortlessly",
+    "immediately": "instantly",
+    "quietly": "silently",
+    "rarely": "seldom",
+    "surely": "certainly",
+    "recently": "lately",
+    "currently": "presently",
+    "toward": "towards",
+    "among": "amongst",
+    "until": "till",
+    "each other": "one another",
+    "as though": "as if",
+    "in order to": "so as to",
+    "for example": "for instance",
+    "as a result": "as a consequence",
+    "because of": "due to",
+    "in spite of": "despite",
+    "together with": "along with",
+    "with regard to": "with respect to",
+    "at the moment": "at present",
+    "now and then": "from time to time",
+    "these days": "nowadays",
+    "color": "colour",
+    "colors": "colours",
+    "favorite": "favourite",
+    "honor": "honour",
+    "neighbor": "neighbour",
+    "theater": "theatre",
+    "gray": "grey",
+    "center": "centre",
+    "realize": "realise",
+    "organized": "organised",
+}
+
+ONE_WAY_SYNONYMS = {
+    "therefore": "thus",
+    "glad": "pleased",
+    "respond": "reply",
+    "wealthy": "rich",
+    "numerous": "many",
+    "approximately": "about",
+    "utilize": "use",
+    "utilized": "used",
+    "commence": "start",
+    "prior to": "before",
+    "subsequently": "later",
+    "additional": "extra",
+    "although": "even though",
+}
+
+
+def swaps() -> dict[str, str]:
+    """Every expression in lower case that the tables replace, with its replacement."""
+    both = EXPANSIONS | SYNONYMS
+    return both | {new: old for old, new in both.items()} | ONE_WAY_EXPANSIONS | ONE_WAY_SYNONYMS

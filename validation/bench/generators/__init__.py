@@ -1,0 +1,6 @@
+"""Language models that write the next generation of a text corpus: what a loop of training on its own output leaves."""
+
+from validation.bench.generators.model import model_generation
+from validation.bench.generators.ngram import ngram_generation
+
+__all__ = ["model_generation", "ngram_generation"]

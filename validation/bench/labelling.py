@@ -1,0 +1,226 @@
+"""Building and labelling, a case at a time: what is done is in the table, and a run goes on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from validation.bench.cases import Case, Recipe, make, recipes
+from validation.bench.corpora import CORPORA, MissingCorpus, read
+from validation.bench.corruptions import CORRUPTIONS
+from validation.bench.domain import Domain, TooSmall, lay_out
+from validation.bench.labels import Criterion, Judgement, judge, loss_criteria
+from validation.bench.outcomes import Controls, train_cases, train_controls
+from validation.bench.table import Line, Table
+
+Say = Callable[[str], None]
+DIGITS = 5  # of a stored number
+QUICK = "stories"  # the corpus of the quick set
+QUICK_CASES = frozenset(
+    {
+        ("resample", 1.0),
+        ("resample, half the size", 0.5),
+        ("duplicates", 2),
+        ("duplicates", 5),
+        ("duplicates", 10),
+        ("templates", 0.05),
+        ("templates", 0.5),
+        ("shuffle words", 0.05),
+        ("shuffle words", 0.5),
+        ("random words", 0.5),
+        ("tail cut", 0.5),
+        ("tail cut", 0.95),
+        ("reformat", 1.0),
+        ("spell numbers", 1.0),
+        ("replace by n-gram", 1),
+        ("replace by n-gram", 5),
+        ("replace by model", 1),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where the benchmark works.
+
+    Attributes:
+      table: its results.
+      chains: folder where generations that models wrote are kept between runs.
+      say: told what is skipped and why, and every finished case.
+    """
+
+    table: Table
+    chains: Path
+    say: Say
+
+
+def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: bool = False) -> None:
+    """Makes every case of the corpora once and writes its hash into the table.
+
+    A case that comes out otherwise than in the table is named and left as it stands there, with its label, unless `renew`
+    says that the new rows are to be the case from now on.
+
+    Args:
+      desk: where.
+      corpora: names.
+      renew: whether changed cases replace those of the table, whose labels then no longer count.
+      quick: about twenty cases a corpus only.
+    """
+    for name in corpora:
+        wanted = [r for r in recipes(CORPORA[name]) if not quick or (r.corruption, r.strength) in QUICK_CASES]
+        domain = _domain(desk, name) if wanted else None
+        if domain is None:
+            continue
+        added = 0
+        for recipe in wanted:
+            known = desk.table.cases.get(recipe.id)
+            if known is not None and known["corpus_hash"] == domain.fingerprint and not renew:
+                continue
+            try:
+                case = make(recipe, domain, desk.chains)
+            except TooSmall as error:
+                desk.say(f"skipped {error}")
+                continue
+            line = _case_line(case, domain)
+            if known is not None and known["hash"] != line["hash"] and not renew:
+                desk.say(f"changed: {recipe.id} is not what the table has; --renew takes the new rows")
+            elif known is None or known["hash"] != line["hash"]:
+                desk.table.cases.add(line)
+                added += 1
+        desk.say(f"built {name}: {len(wanted)} cases, {added} of them new")
+
+
+def label(desk: Desk, corpora: Sequence[str], *, at_once: int, limit: int | None = None) -> None:
+    """Labels cases that have no label yet, a corpus after the other.
+
+    Args:
+      desk: where.
+      corpora: names.
+      at_once: cases trained by one program.
+      limit: at most so many cases.
+    """
+    pending = [line for line in desk.table.pending() if line["corpus"] in corpora][:limit]
+    done, started = 0, time.monotonic()
+    for name, lines in groupby(sorted(pending, key=lambda line: line["corpus"]), key=lambda line: line["corpus"]):
+        mine = list(lines)
+        domain = _domain(desk, name)
+        if domain is None:
+            continue
+        if domain.fingerprint != mine[0]["corpus_hash"]:
+            desk.say(f"skipped {len(mine)} cases of {name}: its rows are not those that the cases were made of")
+            continue
+        for half, group in groupby(sorted(mine, key=lambda line: line["half"]), key=lambda line: line["half"]):
+            for found in _label_group(desk, domain.halved() if half else domain, list(group), at_once):
+                done += 1
+                left = (time.monotonic() - started) / done * (len(pending) - done)
+                desk.say(f"{done}/{len(pending)}, {left / 60:.0f} min left · {_summary(found)}")
+
+
+def _label_group(desk: Desk, domain: Domain, lines: list[Line], at_once: int) -> Iterator[Line]:
+    """Labels cases of one corpus and size."""
+    controls = known_controls(desk, domain, at_once)
+    for start in range(0, len(lines), at_once):
+        began = time.monotonic()
+        cases = [case for line in lines[start : start + at_once] if (case := _made(desk, domain, line))]
+        if not cases:
+            continue
+        outcomes = train_cases(domain, [case.rows for case in cases], at_once=at_once)
+        seconds = (time.monotonic() - began) / len(cases)
+        for case, outcome in zip(cases, outcomes, strict=True):
+            judgement = judge(loss_criteria(outcome.losses, controls))
+            line = label_line(case, judgement, seconds)
+            desk.table.labels.add(line)
+            yield line
+
+
+def known_controls(desk: Desk, domain: Domain, at_once: int) -> Controls:
+    """Losses of the controls, from the table where they stand there."""
+    name = f"{domain.name}/{domain.tokens}"
+    line = desk.table.controls.get(name)
+    if line is None or line["corpus_hash"] != domain.fingerprint:
+        began = time.monotonic()
+        controls = train_controls(domain, at_once=at_once)
+        losses = {group: np.round(values, DIGITS).tolist() for group, values in controls.losses.items()}
+        seconds = round(time.monotonic() - began, 2)
+        line = {
+            "id": name,
+            "corpus_hash": domain.fingerprint,
+            "tokens": domain.tokens,
+            "steps": domain.steps,
+            "losses": losses,
+            "seconds": seconds,
+        }
+        desk.table.controls.add(line)
+    return Controls({group: np.array(values) for group, values in line["losses"].items()})
+
+
+def _domain(desk: Desk, name: str) -> Domain | None:
+    """The corpus laid out; None, with a word, where it cannot be."""
+    try:
+        return lay_out(name, read(name), label=CORPORA[name].label)
+    except (MissingCorpus, TooSmall) as error:
+        desk.say(f"skipped {name}: {error}")
+        return None
+
+
+def _made(desk: Desk, domain: Domain, line: Line) -> Case | None:
+    """The case of a line; None, with a word, where it comes out otherwise."""
+    recipe = Recipe(line["corpus"], line["corruption"], line["strength"], line["seed"])
+    case = make(recipe, domain, desk.chains)
+    if case.fingerprint() == line["hash"]:
+        return case
+    desk.say(f"skipped {recipe.id}: its rows are not those of the table; build --renew takes the new ones")
+    return None
+
+
+def _case_line(case: Case, domain: Domain) -> Line:
+    corruption = CORRUPTIONS[case.recipe.corruption]
+    return {
+        "id": case.recipe.id,
+        **case.recipe._asdict(),
+        "kind": case.rows.kind,
+        "harmless": corruption.harmless,
+        "corpus_hash": domain.fingerprint,
+        "hash": case.fingerprint(),
+        "rows": len(case.rows),
+        "bad": int(case.bad.sum()),
+        "half": case.half,
+    }
+
+
+def label_line(case: Case, judgement: Judgement, seconds: float) -> Line:
+    """A label as the table keeps it: C1, the tail, what fires, and the group that is nearest to its bar or farthest above."""
+    first, rest = judgement.criteria[0], judgement.criteria[1:]
+    worst = max(rest, key=lambda criterion: criterion.mean / criterion.bar, default=first)
+    kept = [c for c in judgement.criteria if c in (first, worst) or c.group == "tail" or c.fires or c.name == "C3"]
+    return {
+        "id": case.recipe.id,
+        "hash": case.fingerprint(),
+        "verdict": judgement.verdict,
+        "doubt": round(judgement.doubt, DIGITS),
+        "fired": judgement.fired,
+        "criteria": [_criterion(criterion) for criterion in kept],
+        "seconds": round(seconds, 2),
+    }
+
+
+def _criterion(criterion: Criterion) -> Line:
+    return {
+        "name": criterion.name,
+        "group": criterion.group,
+        "values": [round(value, DIGITS) for value in criterion.values],
+        "sigma": round(criterion.sigma, DIGITS),
+        "bar": round(criterion.bar, DIGITS),
+    }
+
+
+def _summary(line: Line) -> str:
+    harm = line["criteria"][0]
+    values = " ".join(f"{value:+.3f}" for value in harm["values"])
+    fired = ", ".join(line["fired"]) or "nothing fires"
+    return f"{line['id']}: {line['verdict']} (C1 {values}, bar {harm['bar']:.3f}; {fired}) {line['seconds']:.1f} s"

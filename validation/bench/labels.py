@@ -1,0 +1,121 @@
+"""From losses to a label: clean, collapsing, or in the grey band between.
+
+The label's criteria are those of the design (`validation.criteria` applies them to a detector's models): C1 excess loss on
+held-out real rows, C2 the same on the rarest decile of words and on every group, C3 recursion. Bars are fixed before a case is
+trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from validation.bench.outcomes import ALL, Controls
+
+Verdict = Literal["clean", "collapsing", "grey"]
+
+SIGMAS = 3.0
+LEAST_HARM = 0.05  # bits per token
+MUST_FIRE = 2 / 3  # of the seeds
+TAIL = "tail"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One criterion's measurement on a case.
+
+    Attributes:
+      name: "C1", "C2" or "C3".
+      group: targets it is about: "all", "tail", or a column or class.
+      values: of each seed, case less control; bits per token (C3: per generation).
+      sigma: spread of the controls over samples and seeds, in the same unit.
+      bar: a seed fires above it.
+    """
+
+    name: str
+    group: str
+    values: tuple[float, ...]
+    sigma: float
+    bar: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def fired(self) -> int:
+        """Seeds above the bar."""
+        return sum(value > self.bar for value in self.values)
+
+    @property
+    def fires(self) -> bool:
+        """In at least two of three seeds."""
+        return self.fired >= MUST_FIRE * len(self.values) - 1e-9
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean: from the seeds' own spread, and never less than that of as many controls would give."""
+        own = float(np.std(self.values, ddof=1))
+        return max(own, self.sigma) / len(self.values) ** 0.5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The label of one case and what it rests on.
+
+    Attributes:
+      verdict: see `judge`.
+      criteria: C1, then every group of C2, then C3 where it was measured.
+      doubt: probability that a repetition with other seeds would cross the bar that is nearest (C1's for a clean or grey
+        case, for a collapsing one that of its clearest criterion), from the standard error and a normal distribution.
+    """
+
+    verdict: Verdict
+    criteria: tuple[Criterion, ...]
+    doubt: float
+
+    @property
+    def fired(self) -> list[str]:
+        """Names of the criteria that fire, "C1" or "C2 column income"."""
+        return [c.name if c.group == ALL else f"{c.name} {c.group}" for c in self.criteria if c.fires]
+
+
+def loss_criteria(losses: Mapping[str, Float[np.ndarray, " seeds"]], controls: Controls) -> tuple[Criterion, ...]:
+    """C1 and C2 of a case: its losses less those of the controls of equal seed.
+
+    A group's bar is raised so that all groups together alarm no more often than one criterion at three sigma would.
+    """
+    groups = len(losses) - 2  # besides "all" and "tail"
+    many = float(stats.norm.isf(stats.norm.sf(SIGMAS) / max(1, groups)))
+    found = []
+    for group, loss in losses.items():
+        control = controls.losses[group]
+        sigma = float(np.std(control, ddof=1))
+        sigmas = SIGMAS if group in (ALL, TAIL) else many
+        values = tuple(float(value) for value in loss - control.mean(axis=0))
+        found.append(Criterion("C1" if group == ALL else "C2", group, values, sigma, max(sigmas * sigma, LEAST_HARM)))
+    return tuple(found)
+
+
+def judge(criteria: tuple[Criterion, ...]) -> Judgement:
+    """The label: collapsing where a criterion fires in two of three seeds; grey where harm is more than the spread of seeds
+    and no criterion fires; clean otherwise.
+    """
+    harm = criteria[0]
+    firing = [criterion for criterion in criteria if criterion.fires]
+    if firing:
+        clearest = max(firing, key=_distance)
+        return Judgement("collapsing", criteria, float(stats.norm.sf(_distance(clearest))))
+    verdict: Verdict = "grey" if harm.mean > harm.sigma else "clean"
+    return Judgement(verdict, criteria, float(stats.norm.sf(-_distance(max(criteria, key=_distance)))))
+
+
+def _distance(criterion: Criterion) -> float:
+    """How far above its bar the mean lies, in standard errors."""
+    return (criterion.mean - criterion.bar) / criterion.standard_error

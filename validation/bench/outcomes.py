@@ -1,0 +1,95 @@
+"""What a body of data does to the models that are trained on it: their losses on held-out real rows, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from atlas_jax.models import transformer
+from atlas_jax.models.transformer import TransformerConfig
+from validation.bench.domain import VOCABULARY, Domain, HeldOut
+from validation.bench.rows import Rows
+from validation.bench.training import LENGTH, Trainee, measure, train
+
+# Two layers of width 32, 98k parameters: a family that no detector of this project uses.
+LABEL_MODEL = Trainee(
+    transformer,
+    replace(
+        TransformerConfig(vocab_size=VOCABULARY, context=LENGTH, chunk=LENGTH),
+        d_model=32,
+        heads=2,
+        feed_forward=64,
+    ),
+    rate=0.03,
+)
+SEEDS = (0, 1, 2)
+CONTROL_SAMPLES = 3  # random samples of the trusted rows that each seed's controls are trained on
+CONTROL_DRAW = 7  # first number of the seed of those samples
+ALL = "all"  # the group of all targets
+
+
+class Outcome(NamedTuple):
+    """Models after training on one body of rows, one a seed.
+
+    Attributes:
+      losses: held-out loss by group of targets, "all" first; bits per token.
+      params: trained parameters, stacked by seed.
+    """
+
+    losses: dict[str, Float[np.ndarray, " seeds"]]
+    params: PyTree
+
+
+class Controls(NamedTuple):
+    """Held-out losses of models trained on trusted rows, by group of targets; bits per token."""
+
+    losses: dict[str, Float[np.ndarray, "samples seeds"]]
+
+
+def train_cases(
+    domain: Domain, cases: Sequence[Rows], *, seeds: Sequence[int] = SEEDS, at_once: int = 1
+) -> list[Outcome]:
+    """Trains one model a seed on every case and measures it.
+
+    Args:
+      domain: what the cases were made of.
+      cases: their rows.
+      seeds: of the models.
+      at_once: cases trained by one program; the last group is filled up with copies, so that it is compiled once.
+    """
+    outcomes: list[Outcome] = []
+    for start in range(0, len(cases), at_once):
+        group = cases[start : start + at_once]
+        read = [domain.windows(rows) for rows in group]
+        padded = read + read[-1:] * (at_once - len(group))
+        params = train(
+            LABEL_MODEL,
+            [windows for windows in padded for _ in seeds],
+            [seed for _ in padded for seed in seeds],
+            steps=domain.steps,
+        )
+        bits = measure(LABEL_MODEL, params, domain.measured.windows)
+        for index in range(len(group)):
+            mine = slice(index * len(seeds), (index + 1) * len(seeds))
+            outcomes.append(
+                Outcome(by_group(bits[mine], domain.measured), jax.tree.map(lambda leaf: leaf[mine], params))
+            )
+    return outcomes
+
+
+def train_controls(domain: Domain, *, seeds: Sequence[int] = SEEDS, at_once: int = 1) -> Controls:
+    """Trains every seed on three random samples of the trusted rows, each as large as a case."""
+    samples = [domain.draw(domain.trusted, domain.tokens, [CONTROL_DRAW, index]) for index in range(CONTROL_SAMPLES)]
+    outcomes = train_cases(domain, samples, seeds=seeds, at_once=at_once)
+    return Controls({name: np.stack([o.losses[name] for o in outcomes]) for name in outcomes[0].losses})
+
+
+def by_group(bits: Float[np.ndarray, "e n t"], held_out: HeldOut) -> dict[str, Float[np.ndarray, " e"]]:
+    """Mean loss of each model on all targets and on those of every group."""
+    masks = {ALL: held_out.counted, **held_out.groups}
+    return {name: bits[:, mask].mean(axis=1, dtype=np.float64) for name, mask in masks.items()}
