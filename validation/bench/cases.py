@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from validation.bench.corpora import Corpus
-from validation.bench.corruptions import CORRUPTIONS, Material
+from validation.bench.corruptions import CORRUPTIONS, Material, NotApplicable
 from validation.bench.domain import Domain
 from validation.bench.generations import Chains
 from validation.bench.rows import Rows
@@ -48,7 +48,7 @@ class Case:
       recipe: what made it.
       rows: all of it, in order.
       bad: the rows that are not real, or not as they were.
-      half: whether it is half as large as other cases of its corpus, and its models and controls train half as long.
+      half: whether it is half as large as other cases of its corpus, and so are the samples of its controls.
     """
 
     recipe: Recipe
@@ -80,7 +80,7 @@ def make(recipe: Recipe, domain: Domain, folder: Path) -> Case:
 
     Raises:
       TooSmall: the case would hold too little text.
-      ValueError: the corruption does not fit the rows.
+      NotApplicable: the corruption can hardly change the rows.
     """
     half = recipe.corruption == HALF
     domain = domain.halved() if half else domain
@@ -89,5 +89,9 @@ def make(recipe: Recipe, domain: Domain, folder: Path) -> Case:
     seed = recipe.seed if corruption.written else recipe.number
     base = domain.draw(domain.pool, domain.tokens, [seed, 1])
     material = Material(domain, Chains(domain, folder), base, plenty)
-    rows, bad = corruption.make(material, recipe.strength, seed)
-    return Case(recipe, rows, bad, half)
+    try:
+        rows, changed = corruption.make(material, recipe.strength, seed)
+    except NotApplicable as error:
+        raise NotApplicable(f"case {recipe.id}: {error}") from error
+    # The same content in other words is not bad, whatever it turns out to do.
+    return Case(recipe, rows, changed & (not corruption.harmless), half)

@@ -15,6 +15,16 @@ from validation.bench.domain import Domain
 from validation.bench.generations import GENERATIONS, TOP_K, Chain, Chains, Diet, Writer, accumulated
 from validation.bench.rows import Kind, Rows
 
+WRITERS: tuple[Writer, ...] = ("n-gram", "model")
+DIETS: tuple[Diet, ...] = ("accumulate", "subsample")
+SHARES = (0.05, 0.2, 0.5)
+LEAST_CHANGED = 0.7  # of the share that a case names: rules that fit few rows do not make the case
+
+
+class NotApplicable(ValueError):
+    """A corruption hardly changes the rows of this corpus."""
+
+
 Made = tuple[Rows, Bool[np.ndarray, " n"]]
 
 
@@ -69,6 +79,8 @@ def _on_texts(function: Callable[[Sequence[str], float, int], tuple[list[str], A
     def make(material: Material, strength: float, seed: int) -> Made:
         base = material.base
         texts, bad = function([cells[0] for cells in base.cells], strength, seed)
+        if bad.mean() < LEAST_CHANGED * strength:
+            raise NotApplicable(f"{strength:.0%} of the rows were to change, {bad.mean():.0%} can")
         cells = [(text, *row[1:]) for text, row in zip(texts, base.cells, strict=True)]
         return Rows(base.kind, base.columns, cells), bad
 
@@ -159,23 +171,22 @@ def _mixed(material: Material, strength: float, seed: int, *, writer: Writer, ge
 
 def _chains() -> list[Corruption]:
     found = []
-    for writer in ("n-gram", "model"):
+    for writer in WRITERS:
         for top_k, name in ((None, writer), (TOP_K, f"{writer} top-k")):
             make = partial(_replaced, writer=writer, top_k=top_k)
             found.append(
                 Corruption(f"replace by {name}", ALL_KINDS, "generation", (1, 3, GENERATIONS), make, written=True)
             )
-    for diet in ("accumulate", "subsample"):
+    for diet in DIETS:
         make = partial(_accumulated, writer="model", diet=diet)
-        found.append(Corruption(f"{diet} by model", ("text",), "generation", (1, 3, GENERATIONS), make, written=True))
-    for writer, generation in (("n-gram", 1), ("model", 1), ("model", GENERATIONS)):
+        found.append(Corruption(f"{diet} by model", ("text",), "generation", (1, 3), make, written=True))
+    mixed: tuple[tuple[Writer, int], ...] = (("n-gram", 1), ("model", 1), ("model", GENERATIONS))
+    for writer, generation in mixed:
         make = partial(_mixed, writer=writer, generation=generation)
         name, shares = f"mix with {writer}, generation {generation}", (0.05, 0.1, 0.2, 0.35, 0.5)
         found.append(Corruption(name, ("text",), "share", shares, make, written=True))
     return found
 
-
-SHARES = (0.05, 0.2, 0.5)
 
 CORRUPTIONS: dict[str, Corruption] = {
     corruption.name: corruption

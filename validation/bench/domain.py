@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from atlas_jax.data import Tokenizer, pack, train_bpe
 from validation.bench.rows import SEPARATOR, Rows
-from validation.bench.training import LENGTH, SEGMENT, TOKENS_A_STEP
+from validation.bench.training import LENGTH, TOKENS_A_STEP
 from validation.corpus import TokenRows, find_words, token_stream
 
 VOCABULARY = 1024
@@ -19,7 +19,7 @@ HELD_OUT_TOKENS = 192 * LENGTH
 HELD_OUT_SHARE = 0.1  # of the corpus, at most
 TOKENS = 240 * TOKENS_A_STEP  # of a case: 122,880
 FEWEST_TOKENS = 24 * TOKENS_A_STEP
-FEWEST_STEPS = 120  # of a label model: on fewer tokens it reads its case several times, and so do the controls
+STEPS = 240  # of a label model: one pass over a case, more over a smaller one, as do its controls
 TAIL_SHARE = 0.1  # the rarest decile
 GROUP_TOKENS = 400  # held-out targets that a group needs to be judged by itself
 MOST_CLASSES = 8
@@ -54,11 +54,11 @@ class Domain:
       fingerprint: of its rows.
       label: column that is the class of a row, if any.
       held_out: what label models are measured on; neither they nor a detector ever read it.
-      trusted: what controls are trained on, and the reference of a detector.
+      trusted: real rows that no case holds: the reference of a detector; controls are trained on them and on the pool.
       pool: what cases are made of.
       tokenizer: byte-pair encoding trained on the trusted part.
       tokens: of a case.
-      steps: optimizer steps of a label model: one pass over a case, more over a small one.
+      steps: optimizer steps of a label model.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Domain:
     steps: int
 
     def halved(self) -> Domain:
-        """The same with cases of half the size, whose models train half as long.
+        """The same with cases of half the size, which models read twice as often.
 
         Raises:
           TooSmall: such a case would hold too little.
@@ -81,7 +81,7 @@ class Domain:
             raise TooSmall(
                 f"half a case of {self.name}: {self.tokens // 2:,} tokens, expected at least {FEWEST_TOKENS:,}"
             )
-        return replace(self, tokens=self.tokens // 2, steps=self.steps // 2 // SEGMENT * SEGMENT)
+        return replace(self, tokens=self.tokens // 2)
 
     def encode(self, rows: Rows) -> list[Int[np.ndarray, " t"]]:
         """int32 tokens of every row, cell by cell, so that no token spans two cells."""
@@ -200,9 +200,8 @@ def lay_out(name: str, rows: Rows, *, label: str | None = None, tokens: int = TO
     if tokens < FEWEST_TOKENS:
         needed = round(FEWEST_TOKENS * 4 / (1 - HELD_OUT_SHARE))
         raise TooSmall(f"corpus {name}: {int(ends[-1]):,} tokens in {len(rows):,} rows, expected at least {needed:,}")
-    steps = max(FEWEST_STEPS, tokens // TOKENS_A_STEP // SEGMENT * SEGMENT)
     tokenizer = train_bpe(trusted.texts(), VOCABULARY)
-    return Domain(name, rows.fingerprint(), label, held_out, trusted, pool, tokenizer, tokens, steps)
+    return Domain(name, rows.fingerprint(), label, held_out, trusted, pool, tokenizer, tokens, STEPS)
 
 
 def _sizes(rows: Rows, tokenizer: Tokenizer) -> Int[np.ndarray, " n"]:

@@ -12,14 +12,14 @@ import numpy as np
 
 from validation.bench.cases import Case, Recipe, make, recipes
 from validation.bench.corpora import CORPORA, MissingCorpus, read
-from validation.bench.corruptions import CORRUPTIONS
+from validation.bench.corruptions import CORRUPTIONS, NotApplicable
 from validation.bench.domain import Domain, TooSmall, lay_out
 from validation.bench.labels import Criterion, Judgement, judge, loss_criteria
 from validation.bench.outcomes import Controls, train_cases, train_controls
 from validation.bench.table import Line, Table
 
 Say = Callable[[str], None]
-DIGITS = 5  # of a stored number
+DIGITS = 4  # of a stored number
 QUICK = "stories"  # the corpus of the quick set
 QUICK_CASES = frozenset(
     {
@@ -83,7 +83,7 @@ def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: boo
                 continue
             try:
                 case = make(recipe, domain, desk.chains)
-            except TooSmall as error:
+            except (TooSmall, NotApplicable) as error:
                 desk.say(f"skipped {error}")
                 continue
             line = _case_line(case, domain)
@@ -115,18 +115,19 @@ def label(desk: Desk, corpora: Sequence[str], *, at_once: int, limit: int | None
             desk.say(f"skipped {len(mine)} cases of {name}: its rows are not those that the cases were made of")
             continue
         for half, group in groupby(sorted(mine, key=lambda line: line["half"]), key=lambda line: line["half"]):
-            for found in _label_group(desk, domain.halved() if half else domain, list(group), at_once):
+            for found in _label_group(desk, domain, list(group), half, at_once):
                 done += 1
                 left = (time.monotonic() - started) / done * (len(pending) - done)
                 desk.say(f"{done}/{len(pending)}, {left / 60:.0f} min left · {_summary(found)}")
 
 
-def _label_group(desk: Desk, domain: Domain, lines: list[Line], at_once: int) -> Iterator[Line]:
+def _label_group(desk: Desk, whole: Domain, lines: list[Line], half: bool, at_once: int) -> Iterator[Line]:
     """Labels cases of one corpus and size."""
+    domain = whole.halved() if half else whole
     controls = known_controls(desk, domain, at_once)
     for start in range(0, len(lines), at_once):
         began = time.monotonic()
-        cases = [case for line in lines[start : start + at_once] if (case := _made(desk, domain, line))]
+        cases = [case for line in lines[start : start + at_once] if (case := _made(desk, whole, line))]
         if not cases:
             continue
         outcomes = train_cases(domain, [case.rows for case in cases], at_once=at_once)
@@ -194,17 +195,14 @@ def _case_line(case: Case, domain: Domain) -> Line:
 
 
 def label_line(case: Case, judgement: Judgement, seconds: float) -> Line:
-    """A label as the table keeps it: C1, the tail, what fires, and the group that is nearest to its bar or farthest above."""
-    first, rest = judgement.criteria[0], judgement.criteria[1:]
-    worst = max(rest, key=lambda criterion: criterion.mean / criterion.bar, default=first)
-    kept = [c for c in judgement.criteria if c in (first, worst) or c.group == "tail" or c.fires or c.name == "C3"]
+    """A label as the table keeps it, with all that it was judged by."""
     return {
         "id": case.recipe.id,
         "hash": case.fingerprint(),
         "verdict": judgement.verdict,
         "doubt": round(judgement.doubt, DIGITS),
         "fired": judgement.fired,
-        "criteria": [_criterion(criterion) for criterion in kept],
+        "criteria": [_criterion(criterion) for criterion in judgement.criteria],
         "seconds": round(seconds, 2),
     }
 

@@ -139,7 +139,7 @@ def test_the_model_begins_no_document_with_its_end_and_cuts_long_ones(key):
     config = replace(eigenstate.PRESETS["micro-32"], vocab_size=8, context=WINDOW)
     params = eigenstate.init(config, key)
     even = {**params, "head": jnp.zeros_like(params["head"])}  # all tokens are equally likely
-    ended = next(sample(config, even, eos=EOS, longest=4, seed=0, top_k=None)) == EOS
+    ended = next(sample(eigenstate, config, even, eos=EOS, longest=4, seed=0, top_k=None)) == EOS
     assert not ended[0].any()
     assert not (ended[1:] & ended[:-1]).any()
     runs = np.lib.stride_tricks.sliding_window_view(ended, 5, axis=0).any(axis=-1)

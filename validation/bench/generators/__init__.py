@@ -1,6 +1,7 @@
 """Language models that write the next generation of a text corpus: what a loop of training on its own output leaves."""
 
-from validation.bench.generators.model import model_generation
+from validation.bench.generators.model import model_generation, sample
 from validation.bench.generators.ngram import ngram_generation
+from validation.bench.generators.streams import collect, longest_document
 
-__all__ = ["model_generation", "ngram_generation"]
+__all__ = ["collect", "longest_document", "model_generation", "ngram_generation", "sample"]

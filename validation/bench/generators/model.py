@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from atlas_jax.data import batch_order, pack
 from atlas_jax.training import adamw, cosine, init_state, make_step
-from atlas_jax.types import PyTree
+from atlas_jax.types import PyTree, SequenceModel
 from spectral import eigenstate
-from spectral.eigenstate import EigenstateConfig, EigenstateState
+from spectral.eigenstate import EigenstateConfig
 from validation.bench.generators.streams import BLOCK, STREAMS, check_generation, collect, longest_document
 
 WINDOW = 128  # tokens of a training example, and the context of the model
@@ -30,7 +30,7 @@ class Streams(NamedTuple):
 
     tokens: Int[Array, " s"]  # the latest; int32
     lengths: Int[Array, " s"]  # tokens since the document began; int32
-    state: EigenstateState
+    state: PyTree
     key: Key[Array, ""]
 
 
@@ -73,7 +73,7 @@ def model_generation(
         raise ValueError(f"steps is {steps}, expected at least 2: one to warm up and one to learn")
     config = replace(config, vocab_size=vocab_size, context=WINDOW)
     params = fit(config, found, eos=eos, steps=steps, seed=seed)
-    blocks = sample(config, params, eos=eos, longest=longest_document(found), seed=seed, top_k=top_k)
+    blocks = sample(eigenstate, config, params, eos=eos, longest=longest_document(found), seed=seed, top_k=top_k)
     return collect(partial(next, blocks), tokens=tokens, eos=eos)
 
 
@@ -110,21 +110,22 @@ def _train(
 
 
 def sample(
-    config: EigenstateConfig, params: PyTree, *, eos: int, longest: int, seed: int, top_k: int | None
+    model: SequenceModel, config: Any, params: PyTree, *, eos: int, longest: int, seed: int, top_k: int | None
 ) -> Iterator[Int[np.ndarray, "t s"]]:
-    """The next tokens of all streams, block after block, without end."""
-    state = eigenstate.init_state(config, STREAMS)
+    """The next tokens of all streams, drawn from any sequence model's state, block after block, without end."""
+    state = model.init_state(config, STREAMS)
     start, lengths = jnp.full(STREAMS, eos, jnp.int32), jnp.zeros(STREAMS, jnp.int32)
     key = jax.random.fold_in(jax.random.key(seed), STREAMS)  # another than that of the parameters
     streams = Streams(start, lengths, state, key)
     while True:
-        streams, drawn = _block(config, params, streams, np.int32(eos), np.int32(longest), top_k)
+        streams, drawn = _block(model, config, params, streams, np.int32(eos), np.int32(longest), top_k)
         yield np.asarray(drawn)
 
 
-@partial(jax.jit, static_argnames=("config", "top_k"))
+@partial(jax.jit, static_argnames=("model", "config", "top_k"))
 def _block(
-    config: EigenstateConfig,
+    model: SequenceModel,
+    config: Any,
     params: PyTree,
     streams: Streams,
     eos: Int[Array, ""],
@@ -133,7 +134,7 @@ def _block(
 ) -> tuple[Streams, Int[Array, "t s"]]:
     def one(streams: Streams, _: None) -> tuple[Streams, Array]:
         tokens, lengths, state, key = streams
-        logits, state = eigenstate.step(config, params, tokens, state)
+        logits, state = model.step(config, params, tokens, state)
         empty = (lengths == 0)[:, None] & (jnp.arange(config.vocab_size) == eos)[None]
         logits = jnp.where(empty, -jnp.inf, logits)
         if top_k is not None:
