@@ -1,4 +1,4 @@
-"""The command line: `python -m validation.bench build|label|status|report`."""
+"""The command line: `python -m validation.bench build|label|status|report|export`."""
 
 from __future__ import annotations
 
@@ -64,11 +64,22 @@ class Report(Common):
     """Where it goes."""
 
 
+@dataclass(frozen=True)
+class Export(Common):
+    """Write one case as files: the data, its trusted reference, and the numbers of the bad rows."""
+
+    case: Annotated[str, tyro.conf.Positional] = tyro.MISSING
+    """Name of the case, as in wikitext-2/duplicates/5/0."""
+    out: Path = Path("case")
+    """Folder that the files go to."""
+
+
 Command = (
     Annotated[Build, tyro.conf.subcommand("build")]
     | Annotated[Label, tyro.conf.subcommand("label")]
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
@@ -84,17 +95,21 @@ def _run(command: Command, console: Console) -> int:
         return DONE
     from atlas_jax.distributed.mesh import cache_directory, compilation_cache
     from validation.bench.corpora import CORPORA
-    from validation.bench.labelling import QUICK, Desk, build, label
+    from validation.bench.labelling import QUICK, Desk, build, label, write_case
 
     compilation_cache()
-    unknown = [name for name in command.corpora if name not in CORPORA]
-    if unknown:
-        raise ValueError(f"corpus {unknown[0]!r} is not known, expected some of {', '.join(CORPORA)}")
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     desk = Desk(Table(command.table), cache_directory() / "bench", say)
+    if isinstance(command, Export):
+        for path in write_case(desk, command.case, command.out):
+            say(str(path))
+        return DONE
+    unknown = [name for name in command.corpora if name not in CORPORA]
+    if unknown:
+        raise ValueError(f"corpus {unknown[0]!r} is not known, expected some of {', '.join(CORPORA)}")
     chosen = command.corpora or tuple(CORPORA)
     if isinstance(command, Build):
         build(desk, [QUICK] if command.quick else chosen, renew=command.renew, quick=command.quick)

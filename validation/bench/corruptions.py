@@ -108,15 +108,19 @@ def _label_noise(material: Material, strength: float, seed: int) -> Made:
     )
 
 
-def _tail_cut(material: Material, strength: float, seed: int) -> Made:
-    """Shortens rows, so it starts from more of them."""
-    texts, bad = damage.tail_cut([cells[0] for cells in material.plenty.cells], 1 - strength, seed)
-    cells = [(text, *row[1:]) for text, row in zip(texts, material.plenty.cells, strict=True)]
-    return _cut(material.domain, Rows(material.base.kind, material.base.columns, cells), bad)
+def _drop_rare_rows(material: Material, strength: float, seed: int) -> Made:
+    texts = [cells[0] for cells in material.plenty.cells]
+    kept, _ = damage.rare_rows_dropped(texts, strength, seed)
+    chosen = set(kept)
+    rows = material.plenty.take([index for index, text in enumerate(texts) if text in chosen])
+    return _cut(material.domain, rows, np.zeros(len(rows), bool))
 
 
 def _drop_modes(material: Material, strength: float, seed: int) -> Made:
-    cells, bad = damage.drop_modes(material.plenty.cells, strength, seed)
+    try:
+        cells, bad = damage.drop_modes(material.plenty.cells, strength, seed)
+    except ValueError as error:  # too few modes to drop some and keep some
+        raise NotApplicable(str(error)) from error
     return _cut(material.domain, Rows(material.base.kind, material.base.columns, cells), bad)
 
 
@@ -175,11 +179,13 @@ def _chains() -> list[Corruption]:
         for top_k, name in ((None, writer), (TOP_K, f"{writer} top-k")):
             make = partial(_replaced, writer=writer, top_k=top_k)
             found.append(
-                Corruption(f"replace by {name}", ALL_KINDS, "generation", (1, 3, GENERATIONS), make, written=True)
+                Corruption(
+                    f"replace by {name}", ALL_KINDS, "generation", (1.0, 3.0, float(GENERATIONS)), make, written=True
+                )
             )
     for diet in DIETS:
         make = partial(_accumulated, writer="model", diet=diet)
-        found.append(Corruption(f"{diet} by model", ("text",), "generation", (1, 3), make, written=True))
+        found.append(Corruption(f"{diet} by model", ("text",), "generation", (1.0, 3.0), make, written=True))
     mixed: tuple[tuple[Writer, int], ...] = (("n-gram", 1), ("model", 1), ("model", GENERATIONS))
     for writer, generation in mixed:
         make = partial(_mixed, writer=writer, generation=generation)
@@ -197,11 +203,12 @@ CORRUPTIONS: dict[str, Corruption] = {
         Corruption("reformat", ("text",), "share", (0.5, 1.0), _on_texts(damage.reformat), harmless=True),
         Corruption("spell numbers", ("text",), "share", (1.0,), _on_texts(damage.spell_numbers), harmless=True),
         Corruption("lower case", ("text",), "share", (0.2, 1.0), _on_texts(damage.lower_case)),
-        Corruption("duplicates", ALL_KINDS, "copies", (2, 3, 5, 10), _duplicates),
+        Corruption("duplicates", ALL_KINDS, "copies", (2.0, 3.0, 5.0, 10.0), _duplicates),
         Corruption("templates", ("text",), "share", SHARES, _on_texts(damage.templates)),
         Corruption("shuffle words", ("text",), "share", (*SHARES, 1.0), _on_texts(damage.shuffle_words)),
         Corruption("random words", ("text",), "share", SHARES, _on_texts(damage.random_words)),
-        Corruption("tail cut", ("text",), "share of words", (0.5, 0.8, 0.95), _tail_cut),
+        Corruption("tail cut", ("text",), "share of words", (0.05, 0.1, 0.2), _on_texts(damage.rare_words_replaced)),
+        Corruption("drop rare rows", ("text",), "share", (0.2, 0.5), _drop_rare_rows),
         Corruption("label noise", ("text", "table"), "share", (0.05, 0.1, 0.2, 0.4), _label_noise, labelled=True),
         Corruption("drop modes", ("text", "table"), "share", (0.2, 0.5), _drop_modes, labelled=True),
         Corruption("break correlation", ("table",), "share", (*SHARES, 1.0), _on_cells(damage.break_correlation)),

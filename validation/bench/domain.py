@@ -89,6 +89,14 @@ class Domain:
 
     def sizes(self, rows: Rows) -> Int[np.ndarray, " n"]:
         """Tokens of every row, its end included."""
+        return self._pool_sizes if rows is self.pool else self._count(rows)
+
+    @cached_property
+    def _pool_sizes(self) -> Int[np.ndarray, " n"]:
+        """Counted once: every case begins with a draw from the pool."""
+        return self._count(self.pool)
+
+    def _count(self, rows: Rows) -> Int[np.ndarray, " n"]:
         return np.array([len(document) + 1 for document in self.encode(rows)], np.int64)
 
     def windows(self, rows: Rows) -> Int[np.ndarray, "n t1"]:
@@ -115,10 +123,8 @@ class Domain:
             eos=self.tokenizer.eos,
             row_ids=np.arange(len(cells)),
         )
-        # The end of a row belongs to its last cell.
-        column = np.concatenate(
-            [np.repeat(np.arange(len(row)), [len(c) + (i == len(row) - 1) for i, c in enumerate(row)]) for row in cells]
-        )
+        # The end of a row belongs to no cell: it is foretold too easily.
+        column = np.concatenate([np.repeat([*range(len(row)), -1], [*map(len, row), 1]) for row in cells])
         counted = packed.rows[:, 1:] >= 0
         columns = _laid_out(column, counted, fill=-1)
         groups = {"tail": self._tail(counted), **self._columns(columns), **self._classes(packed.rows[:, 1:])}

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from validation.bench.cases import Case, Recipe, make, recipes
 from validation.bench.corpora import CORPORA, MissingCorpus, read
 from validation.bench.corruptions import CORRUPTIONS, NotApplicable
 from validation.bench.domain import Domain, TooSmall, lay_out
-from validation.bench.labels import Criterion, Judgement, judge, loss_criteria
-from validation.bench.outcomes import Controls, train_cases, train_controls
+from validation.bench.export import export
+from validation.bench.labels import (
+    Controls,
+    Criterion,
+    Judgement,
+    control_losses,
+    judge,
+    loss_criteria,
+    recursion_criteria,
+)
+from validation.bench.outcomes import SEEDS, train_cases, train_controls
+from validation.bench.recursion import recurse
 from validation.bench.table import Line, Table
 
 Say = Callable[[str], None]
 DIGITS = 4  # of a stored number
-QUICK = "stories"  # the corpus of the quick set
+RECURSION_CORPORA = frozenset({"wikitext-2", "stories"})
+RECURSION_CASES = frozenset(
+    {
+        ("resample", 1.0),
+        ("reformat", 1.0),
+        ("duplicates", 10),
+        ("templates", 0.5),
+        ("shuffle words", 1.0),
+        ("tail cut", 0.2),
+        ("replace by model", 5),
+        ("replace by model top-k", 5),
+    }
+)
+QUICK = "arithmetic"  # the corpus of the quick set
 QUICK_CASES = frozenset(
     {
         ("resample", 1.0),
@@ -33,8 +58,8 @@ QUICK_CASES = frozenset(
         ("shuffle words", 0.05),
         ("shuffle words", 0.5),
         ("random words", 0.5),
-        ("tail cut", 0.5),
-        ("tail cut", 0.95),
+        ("tail cut", 0.05),
+        ("tail cut", 0.2),
         ("reformat", 1.0),
         ("spell numbers", 1.0),
         ("replace by n-gram", 1),
@@ -124,7 +149,8 @@ def label(desk: Desk, corpora: Sequence[str], *, at_once: int, limit: int | None
 def _label_group(desk: Desk, whole: Domain, lines: list[Line], half: bool, at_once: int) -> Iterator[Line]:
     """Labels cases of one corpus and size."""
     domain = whole.halved() if half else whole
-    controls = known_controls(desk, domain, at_once)
+    recursion = any(is_recursive(recipe_of(line)) for line in lines)
+    controls = known_controls(desk, domain, at_once, recursion=recursion)
     for start in range(0, len(lines), at_once):
         began = time.monotonic()
         cases = [case for line in lines[start : start + at_once] if (case := _made(desk, whole, line))]
@@ -133,31 +159,61 @@ def _label_group(desk: Desk, whole: Domain, lines: list[Line], half: bool, at_on
         outcomes = train_cases(domain, [case.rows for case in cases], at_once=at_once)
         seconds = (time.monotonic() - began) / len(cases)
         for case, outcome in zip(cases, outcomes, strict=True):
-            judgement = judge(loss_criteria(outcome.losses, controls))
-            line = label_line(case, judgement, seconds)
+            began, criteria = time.monotonic(), loss_criteria(outcome.losses, controls)
+            if controls.slope is not None and is_recursive(case.recipe):
+                criteria += recursion_criteria(recurse(domain, outcome.params, SEEDS), controls)
+            line = label_line(case, judge(criteria), seconds + time.monotonic() - began)
             desk.table.labels.add(line)
             yield line
 
 
-def known_controls(desk: Desk, domain: Domain, at_once: int) -> Controls:
-    """Losses of the controls, from the table where they stand there."""
+def known_controls(desk: Desk, domain: Domain, at_once: int, *, recursion: bool) -> Controls:
+    """What the controls reach, from the table where it stands there."""
     name = f"{domain.name}/{domain.tokens}"
     line = desk.table.controls.get(name)
-    if line is None or line["corpus_hash"] != domain.fingerprint:
+    if line is None or line["corpus_hash"] != domain.fingerprint or (recursion and "slope" not in line):
         began = time.monotonic()
-        controls = train_controls(domain, at_once=at_once)
-        losses = {group: np.round(values, DIGITS).tolist() for group, values in controls.losses.items()}
-        seconds = round(time.monotonic() - began, 2)
+        outcomes = train_controls(domain, at_once=at_once)
+        found: Line = {"losses": control_losses(outcomes)}
+        if recursion:
+            chains = [recurse(domain, outcome.params, SEEDS) for outcome in outcomes]
+            found |= {name: np.stack([getattr(chain, name) for chain in chains]) for name in ("slope", "retention")}
         line = {
             "id": name,
             "corpus_hash": domain.fingerprint,
             "tokens": domain.tokens,
             "steps": domain.steps,
-            "losses": losses,
-            "seconds": seconds,
+            **jax.tree.map(lambda values: np.round(values, DIGITS).tolist(), found),
+            "seconds": round(time.monotonic() - began, 2),
+            "jax": jax.__version__,
         }
         desk.table.controls.add(line)
-    return Controls({group: np.array(values) for group, values in line["losses"].items()})
+    return Controls(
+        {group: np.array(values) for group, values in line["losses"].items()},
+        *(np.array(line[name]) if recursion else None for name in ("slope", "retention")),
+    )
+
+
+def is_recursive(recipe: Recipe) -> bool:
+    """Whether a case is of the subset that C3 is measured on: it costs ten times as much as the rest."""
+    return recipe.corpus in RECURSION_CORPORA and (recipe.corruption, recipe.strength) in RECURSION_CASES
+
+
+def write_case(desk: Desk, name: str, folder: Path) -> list[Path]:
+    """Writes a case of the table as files, see `export`.
+
+    Raises:
+      ValueError: there is no such case, or this machine cannot make the rows that the table has.
+    """
+    line = desk.table.cases.get(name)
+    if line is None:
+        near = difflib.get_close_matches(name, desk.table.cases.names(), n=3, cutoff=0.0)
+        raise ValueError(f"case {name!r} is not in the table, expected one like {', '.join(near) or 'those of build'}")
+    domain = _domain(desk, line["corpus"])
+    case = None if domain is None else _made(desk, domain, line)
+    if domain is None or case is None:
+        raise ValueError(f"case {name}: this machine does not have its rows")
+    return export(case, domain, folder)
 
 
 def _domain(desk: Desk, name: str) -> Domain | None:
@@ -171,12 +227,17 @@ def _domain(desk: Desk, name: str) -> Domain | None:
 
 def _made(desk: Desk, domain: Domain, line: Line) -> Case | None:
     """The case of a line; None, with a word, where it comes out otherwise."""
-    recipe = Recipe(line["corpus"], line["corruption"], line["strength"], line["seed"])
+    recipe = recipe_of(line)
     case = make(recipe, domain, desk.chains)
     if case.fingerprint() == line["hash"]:
         return case
     desk.say(f"skipped {recipe.id}: its rows are not those of the table; build --renew takes the new ones")
     return None
+
+
+def recipe_of(line: Line) -> Recipe:
+    """What a line of the cases was made from."""
+    return Recipe(*(line[name] for name in Recipe._fields))
 
 
 def _case_line(case: Case, domain: Domain) -> Line:

@@ -7,15 +7,16 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from validation.bench.outcomes import ALL, Controls
+from validation.bench.outcomes import ALL, Outcome
+from validation.bench.recursion import Recursion
 
 Verdict = Literal["clean", "collapsing", "grey"]
 
@@ -31,8 +32,8 @@ class Criterion:
 
     Attributes:
       name: "C1", "C2" or "C3".
-      group: targets it is about: "all", "tail", or a column or class.
-      values: of each seed, case less control; bits per token (C3: per generation).
+      group: targets it is about: "all", "tail", or a column or class; of C3 "loss" or "entropy".
+      values: of each seed, case less control; bits per token, of C3 bits per token and generation, or the share of entropy lost.
       sigma: spread of the controls over samples and seeds, in the same unit.
       bar: a seed fires above it.
     """
@@ -86,6 +87,24 @@ class Judgement:
         return [c.name if c.group == ALL else f"{c.name} {c.group}" for c in self.criteria if c.fires]
 
 
+class Controls(NamedTuple):
+    """What models trained on real rows reach.
+
+    Attributes:
+      losses: held-out loss by group of targets, bits per token.
+      slope, retention: of C3, see `Recursion`; None where it was not measured.
+    """
+
+    losses: dict[str, Float[np.ndarray, "samples seeds"]]
+    slope: Float[np.ndarray, "samples seeds"] | None = None
+    retention: Float[np.ndarray, "samples seeds"] | None = None
+
+
+def control_losses(outcomes: Sequence[Outcome]) -> dict[str, Float[np.ndarray, "samples seeds"]]:
+    """Losses of the controls of several samples, stacked."""
+    return {group: np.stack([outcome.losses[group] for outcome in outcomes]) for group in outcomes[0].losses}
+
+
 def loss_criteria(losses: Mapping[str, Float[np.ndarray, " seeds"]], controls: Controls) -> tuple[Criterion, ...]:
     """C1 and C2 of a case: its losses less those of the controls of equal seed.
 
@@ -93,14 +112,32 @@ def loss_criteria(losses: Mapping[str, Float[np.ndarray, " seeds"]], controls: C
     """
     groups = len(losses) - 2  # besides "all" and "tail"
     many = float(stats.norm.isf(stats.norm.sf(SIGMAS) / max(1, groups)))
-    found = []
-    for group, loss in losses.items():
-        control = controls.losses[group]
-        sigma = float(np.std(control, ddof=1))
-        sigmas = SIGMAS if group in (ALL, TAIL) else many
-        values = tuple(float(value) for value in loss - control.mean(axis=0))
-        found.append(Criterion("C1" if group == ALL else "C2", group, values, sigma, max(sigmas * sigma, LEAST_HARM)))
-    return tuple(found)
+    return tuple(
+        Criterion(
+            "C1" if group == ALL else "C2",
+            group,
+            *_excess(loss, controls.losses[group], SIGMAS if group in (ALL, TAIL) else many),
+        )
+        for group, loss in losses.items()
+    )
+
+
+def recursion_criteria(found: Recursion, controls: Controls) -> tuple[Criterion, ...]:
+    """C3 of a case: real loss rises faster over the generations, or less of the entropy is kept, than for the controls."""
+    assert controls.slope is not None
+    assert controls.retention is not None
+    worse = {"loss": (found.slope, controls.slope), "entropy": (-found.retention, -controls.retention)}
+    return tuple(
+        Criterion("C3", group, *_excess(values, control, SIGMAS)) for group, (values, control) in worse.items()
+    )
+
+
+def _excess(
+    values: Float[np.ndarray, " seeds"], control: Float[np.ndarray, "samples seeds"], sigmas: float
+) -> tuple[tuple[float, ...], float, float]:
+    """Each seed's value less that of the controls of equal seed, their spread, and the bar."""
+    sigma = float(np.std(control, ddof=1))
+    return tuple(float(value) for value in values - control.mean(axis=0)), sigma, max(sigmas * sigma, LEAST_HARM)
 
 
 def judge(criteria: tuple[Criterion, ...]) -> Judgement:

@@ -110,7 +110,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _share(part: float, whole: float) -> str:
+def _share(part: int | float, whole: int | float) -> str:
     """ "12 %", below ten with one digit."""
     percent = 100 * part / whole
     return f"{percent:.0f} %" if percent >= 9.95 or percent == round(percent) else f"{percent:.1f} %"

@@ -17,7 +17,7 @@ from validation.report.svg import PALETTE, figure, style, to_svg
 
 COLOURS = {"collapsing": PALETTE["fail"], "grey": PALETTE["issue-6"], "clean": PALETTE["pass"]}
 ROW, GAP = 0.152, 0.42  # inches of a strength, and rows between corruptions
-TICKS = (0.0, LEAST_HARM, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # bits per token
+TICKS = (0.0, LEAST_HARM, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # bits per token
 LEAST_SHOWN = -0.1
 TAIL_CUT = "tail cut"
 MOST_BARS = 100.0
@@ -35,8 +35,8 @@ def strength_words(corruption: str, strength: float) -> str:
 
 
 def level_words(corruption: str, strength: float) -> str:
-    """A corruption with its strength: "duplicates ×5"."""
-    return f"{corruption} {strength_words(corruption, strength)}".rstrip()
+    """A corruption with its strength: "duplicates · ×5"."""
+    return " · ".join(filter(None, (corruption, strength_words(corruption, strength))))
 
 
 def harm_plot(harms: Sequence[Harm], bars: Sequence[float], highest: float) -> str | None:
@@ -60,13 +60,11 @@ def harm_plot(harms: Sequence[Harm], bars: Sequence[float], highest: float) -> s
         _symlog(axes, "x", highest)
         axes.tick_params(axis="x", labeltop=True)
         names = [
-            harm.corruption + "   " + strength_words(harm.corruption, harm.strength)
-            if place == 0
-            else strength_words(harm.corruption, harm.strength)
+            (strength_words if place else level_words)(harm.corruption, harm.strength)
             for group in groups
             for place, harm in enumerate(group)
         ]
-        axes.set_yticks(places, [name.rstrip() for name in names])
+        axes.set_yticks(places, names)
         axes.tick_params(axis="y", labelcolor=PALETTE["ink"], labelsize=8.4)
         axes.set_ylim(places[-1] + 0.9, -0.9)
         axes.grid(axis="y", visible=False)

@@ -22,6 +22,7 @@ from validation.bench.table import Line, Table
 
 VERDICTS: tuple[Verdict, ...] = ("collapsing", "grey", "clean")  # the worst first
 LEVEL = 0.95  # of intervals
+LEAST_CORPORA = 3  # of an interval
 DOUBTFUL = 0.05
 EXAMPLES = 2
 
@@ -91,7 +92,7 @@ class Harm:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the mean over corpora, 95 %, from Student's t; None for one corpus."""
+        """Of the mean over corpora, 95 %, from Student's t; None for less than three corpora, where it would say nothing."""
         return _interval(list(self.by_corpus.values()))
 
     @property
@@ -136,6 +137,7 @@ class Surprise:
       harm: mean of C1 over the surprising ones; bits per token.
       fired: by criterion, how many of them it fires on.
       examples: names of some, those of the clearest criterion in units of its bar first.
+      clearest: that criterion of the first example, "C2 tail", and its mean in units of its bar.
     """
 
     corruption: str
@@ -145,6 +147,7 @@ class Surprise:
     harm: float
     fired: Counter[str]
     examples: list[str]
+    clearest: tuple[str, float]
 
 
 class Surprises(NamedTuple):
@@ -268,7 +271,8 @@ def surprises(table: Table) -> Surprises:
 
 
 def _surprise(name: str, strength: float, surprising: list[Labelled], cases: int) -> Surprise:
-    clearest = sorted(surprising, key=lambda case: -_in_bars(case.clearest))
+    ordered = sorted(surprising, key=lambda case: -_in_bars(case.clearest))
+    first = ordered[0].clearest
     return Surprise(
         name,
         strength,
@@ -276,7 +280,8 @@ def _surprise(name: str, strength: float, surprising: list[Labelled], cases: int
         cases,
         float(np.mean([case.harm for case in surprising])),
         Counter(criterion for case in surprising for criterion in case.fired),
-        [case.id for case in clearest[:EXAMPLES]],
+        [case.id for case in ordered[:EXAMPLES]],
+        (first.name if first.group == ALL else f"{first.name} {first.group}", _in_bars(first)),
     )
 
 
@@ -379,7 +384,7 @@ def commonest(verdicts: Counter[str]) -> str:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    if len(values) < 2:
+    if len(values) < LEAST_CORPORA:
         return None
     half = stats.t.isf((1 - LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return float(np.mean(values) - half), float(np.mean(values) + half)

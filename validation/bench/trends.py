@@ -19,8 +19,8 @@ SIGNIFICANT = 0.05  # all tests of one corruption and measure together
 BEYOND = 2.0  # standard errors by which harm has to fall in one corpus to count as falling
 ROUNDED = 0.5e-4  # the table's numbers end at the fourth digit
 
-Outcome = Literal["falls", "level", "rises", "too few corpora"]
-ORDER: tuple[Outcome, ...] = ("falls", "level", "rises", "too few corpora")
+Outcome = Literal["falls", "no fall", "rises", "too few corpora"]
+ORDER: tuple[Outcome, ...] = ("falls", "no fall", "rises", "too few corpora")
 
 # What a corruption takes away may hardly show in the mean; its harm is then also followed where it is meant to strike.
 AIMED_AT: dict[str, Measure] = {
@@ -50,7 +50,7 @@ class Trend:
       corpora: how many have.
       falls: pairs of strengths between which harm falls: one-sided paired t test over corpora, at 5 % for all pairs together.
       outcome: "falls" where there is such a pair; "rises" where there is none and the same test at 5 % sees a rise from the
-        weakest to the strongest; "level" where it sees neither; "too few corpora" below two.
+        weakest to the strongest; "no fall" where it sees neither; "too few corpora" below two.
       never_falls: share of the corpora in which no strength is followed by one of less harm, beyond two standard errors.
       spearman: of strength and harm, mean over corpora; both are NaN where there is no corpus.
     """
@@ -69,7 +69,7 @@ class Trend:
 def monotone(table: Table) -> list[Trend]:
     """Trends of all corruptions with several strengths, by C1 and, for some, by what they are meant to strike.
 
-    Those whose harm falls stand first, then those that stay level.
+    Those whose harm falls stand first, then those where neither a fall nor a rise is seen.
     """
     strengths: dict[str, dict[float, list[Labelled]]] = defaultdict(dict)
     for (name, strength), cases in sorted(by_level(labelled(table)).items()):
@@ -115,7 +115,7 @@ def _tested(strengths: Sequence[float], harm: Float[np.ndarray, "corpora strengt
     seen = [fall for fall in falls if fall.p < SIGNIFICANT / len(falls)]
     if seen:
         return seen, "falls"
-    return [], "rises" if _p_of_fall(harm[:, 0] - harm[:, -1]) < SIGNIFICANT else "level"
+    return [], "rises" if _p_of_fall(harm[:, 0] - harm[:, -1]) < SIGNIFICANT else "no fall"
 
 
 def _p_of_fall(change: Float[np.ndarray, " corpora"]) -> float:

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from validation.bench import domain
+from validation.bench import domain, outcomes
 from validation.bench.corpora import Corpus
 from validation.bench.corruptions import CORRUPTIONS
 from validation.bench.domain import Domain, lay_out
@@ -22,8 +22,16 @@ THINGS = {
     "town": ("carts", "bells", "walls", "clocks", "lamps", "roofs"),
     "field": ("crops", "barns", "mills", "geese", "fences", "ploughs"),
 }
-NAMES = tuple(onset + vowel + coda for onset in ("B", "D", "K", "M", "R", "T") for vowel in "aeiou" for coda in ("n", "rl", "st"))
-HABITS = ("It isn't far.", "They don't know why.", "It is a big place.", "Nobody wants to help them.", "I'm always glad.")
+NAMES = tuple(
+    onset + vowel + coda for onset in ("B", "D", "K", "M", "R", "T") for vowel in "aeiou" for coda in ("n", "rl", "st")
+)
+HABITS = (
+    "It isn't far.",
+    "They don't know why.",
+    "It is a big place.",
+    "Nobody wants to help them.",
+    "I'm always glad.",
+)
 TABLE = ("age", "income", "region", "owner")
 WIDTH = 12  # steps of a series' window
 
@@ -77,7 +85,7 @@ def corpus(kind: Kind, name: str | None = None) -> Corpus:
 @cache
 def tiny(kind: Kind) -> Domain:
     """That corpus laid out; to be called under the sizes of this world, see the fixture `small`."""
-    assert domain.FEWEST_TOKENS == SIZES["FEWEST_TOKENS"]
+    assert SIZES["FEWEST_TOKENS"] == domain.FEWEST_TOKENS
     return lay_out(f"tiny {kind}", READERS[kind](), label=LABELS[kind])
 
 
@@ -85,3 +93,28 @@ def keep_only(monkeypatch, *names: str) -> None:
     """For one test there are no corruptions but these."""
     for name in [name for name in CORRUPTIONS if name not in names]:
         monkeypatch.delitem(CORRUPTIONS, name)
+
+
+def unigram_models(windows, seeds) -> np.ndarray:
+    """Stands in for training: what every token would cost, in bits, under counts and a seed's own noise, [e, vocab]."""
+    counts = np.stack([np.bincount(own.reshape(-1), minlength=domain.VOCABULARY) + 0.1 for own in windows])
+    bits = np.log2(counts.sum(axis=1, keepdims=True) / counts)
+    return bits + np.stack([np.random.default_rng(seed).normal(0, 0.02) for seed in seeds])[:, None]
+
+
+def unigram_bits(params: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Stands in for measuring: the loss of every target, [e, n, t]."""
+    return params[:, windows[:, 1:]]
+
+
+def train_at_once(monkeypatch) -> list[int]:
+    """Label models become counts of tokens for a test; the list grows by the number of models with every training."""
+    trained: list[int] = []
+
+    def train(trainee, windows, seeds, *, steps):
+        trained.append(len(seeds))
+        return unigram_models(windows, seeds)
+
+    monkeypatch.setattr(outcomes, "train", train)
+    monkeypatch.setattr(outcomes, "measure", lambda trainee, params, windows: unigram_bits(params, windows))
+    return trained

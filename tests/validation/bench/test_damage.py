@@ -1,5 +1,6 @@
 """Damage: as much as asked for, of the kind asked for, in the rows named, and the same for the same seed."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validation.bench.damage import TEMPLATES, duplicates, random_words, shuffle_words, tail_cut, templates
+from validation.bench.damage import (
+    TEMPLATES,
+    duplicates,
+    random_words,
+    rare_rows_dropped,
+    rare_words_replaced,
+    shuffle_words,
+    tail_cut,
+    templates,
+)
 
 CLEAN = [f"row {n} holds the word w{n} and the word v{n % 7}, nothing else." for n in range(100)]
 WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "Mat.", "é"]), max_size=9).map(" ".join)
@@ -114,6 +124,41 @@ def test_tail_cut_takes_the_rarest_types():
     assert bad.all()
 
 
+def words(rows):
+    return Counter(word for row in rows for word in re.findall(r"\w+", row.lower()))
+
+
+@given(rows=ROWS, share=SHARE, seed=st.integers(0, 9))
+def test_rare_words_give_way_to_frequent_ones_and_nothing_else_changes(rows, share, seed):
+    cut, bad = rare_words_replaced(rows, share, seed)
+    assert bad.tolist() == [new != old for new, old in zip(cut, rows, strict=True)]
+    for old, new in zip(rows, cut, strict=True):
+        assert re.sub(r"\w+", "w", old) == re.sub(r"\w+", "w", new)
+    before, after = words(rows), words(cut)
+    gone = before.keys() - after.keys()
+    assert after.keys() <= before.keys()
+    assert sum(before[word] for word in gone) <= share * sum(before.values())
+    assert not gone or max(before[word] for word in gone) <= min(before[word] for word in after)
+    assert share > 0 or cut == rows
+
+
+def test_rare_words_replaced_keeps_capitals_and_takes_as_much_as_it_may():
+    rows = ["a a a a b b.\nQuark", "a b; Zebra a a"]
+    cut, bad = rare_words_replaced(rows, 0.2, 0)
+    assert bad.tolist() == [True, True]
+    assert words(cut).keys() == {"a", "b"}
+    assert re.fullmatch(r"a a a a b b\.\n[AB]", cut[0])
+    assert rare_words_replaced(rows, 0.1, 0)[1].tolist() == [False, True]  # of two equally rare words the later one
+
+
+def test_rows_rich_in_rare_words_go_first():
+    rows = [f"the cat sat on the mat {'unique' + chr(97 + n) if n % 4 == 0 else 'and the cat'}" for n in range(20)]
+    left, bad = rare_rows_dropped(rows, 0.25, 0)
+    assert left == [row for n, row in enumerate(rows) if n % 4]
+    assert not bad.any()
+    assert len(rare_rows_dropped(rows, 0.5, 0)[0]) == 10
+
+
 @pytest.mark.parametrize(
     ("damage", "amount", "reason"),
     [
@@ -121,6 +166,8 @@ def test_tail_cut_takes_the_rarest_types():
         (templates, 1.5, "share: 1.5; expected 0 to 1"),
         (shuffle_words, -0.1, "share: -0.1"),
         (tail_cut, 2.0, "keep: 2.0"),
+        (rare_words_replaced, 1.5, "share: 1.5"),
+        (rare_rows_dropped, -1.0, "share: -1.0"),
     ],
 )
 def test_amounts_out_of_range(damage, amount, reason):

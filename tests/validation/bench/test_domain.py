@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import bench_world
 import numpy as np
@@ -116,7 +117,7 @@ def test_the_tail_is_the_rarest_decile_of_words(kind):
     def words(stream):
         """(tokens of the word, number of them) in order."""
         found, word = [], [stream[0]]
-        for before, token in zip(stream[:-1], stream[1:], strict=True):
+        for before, token in pairwise(stream):
             if not pieces[before][-1].isalnum() or not pieces[token][0].isalnum():
                 found, word = [*found, tuple(word)], []
             word.append(token)
@@ -139,23 +140,23 @@ def test_the_tail_is_the_rarest_decile_of_words(kind):
 def test_groups_of_a_table_are_its_columns_and_classes():
     domain = tiny("table")
     measured = domain.measured
-    columns, classes = Counter(), Counter()
     places = {}
     for row in read_back(domain, measured.windows, measured.counted):
-        column, texts = 0, [""] * 4
-        own = []
+        texts, own = [""], []
         for token, place in row:
             piece = domain.tokenizer.decode([token])
-            column += piece.startswith("\t")
-            texts[column] += piece.removeprefix("\t")
-            own.append((column, place))
-        for column, place in own:
-            if place is not None:
-                places.setdefault(f"column {bench_world.TABLE[column]}", []).append(place)
-                places.setdefault(f"region = {texts[2]}", []).append(place)
-                columns[column] += 1
-                classes[texts[2]] += 1
-    assert columns.total() == classes.total() == measured.counted.sum()
+            texts += [""] * piece.startswith("\t")
+            texts[-1] += piece.removeprefix("\t")
+            own.append((place, f"column {bench_world.TABLE[len(texts) - 1]}" if piece else None))
+        for place, column in own:
+            places.setdefault(f"region = {texts[2]}", []).append(place)
+            places.setdefault(column, []).append(place)
+    places = {name: [place for place in found if place is not None] for name, found in places.items()}
+    ends = places.pop(None)  # the end of a row belongs to no column
+    assert len(ends) == len(domain.held_out)
+    for names in (bench_world.CLASSES, bench_world.TABLE):
+        mine = [found for name, found in places.items() if name.split()[-1] in names]
+        assert sum(map(len, mine)) == measured.counted.sum() - len(ends) * (names is bench_world.TABLE)
     expected = {name for name, found in places.items() if len(found) >= domains.GROUP_TOKENS}
     assert expected == set(measured.groups) - {"tail"}
     assert len([name for name in expected if name.startswith("column")]) == 4
@@ -175,7 +176,7 @@ def test_groups_of_a_text_are_its_label_and_its_classes():
             seen += domain.tokenizer.decode([token])
             if place is not None:
                 classes[label].append(place)
-                if len(seen) > len(text):  # the label with its tab and its end
+                if len(seen) > len(text) and token != domain.tokenizer.eos:  # the label with its tab
                     labels.append(place)
     shape = measured.counted.shape
     np.testing.assert_array_equal(measured.groups["column label"], marked(labels, shape))

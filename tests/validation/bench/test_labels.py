@@ -6,15 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from validation.bench.labels import Criterion, judge, loss_criteria
-from validation.bench.outcomes import Controls
+from validation.bench.labels import Controls, Criterion, control_losses, judge, loss_criteria, recursion_criteria
+from validation.bench.outcomes import Outcome
+from validation.bench.recursion import Recursion
 
 EVEN = np.array([[2.0, 3.0, 4.0]] * 3)  # controls whose seeds differ and whose samples do not
 
 
 def controls(sigma, names=("all", "tail"), level=3.0):
     """Losses of 3 samples by 3 seeds with a sample standard deviation of sigma and a mean of every seed of `level`."""
-    return Controls({name: level + sigma * np.sqrt(8 / 6) * np.array([[1.0, 1, 1], [0, 0, 0], [-1, -1, -1]]) for name in names})
+    return Controls(
+        {name: level + sigma * np.sqrt(8 / 6) * np.array([[1.0, 1, 1], [0, 0, 0], [-1, -1, -1]]) for name in names}
+    )
 
 
 def losses(harm, names=("all", "tail"), level=3.0):
@@ -133,9 +136,35 @@ def test_doubt_comes_from_the_spread_of_the_seeds_and_of_the_controls():
     assert wide.doubt == pytest.approx(0.000266, rel=0.01)
 
 
-def test_a_criterion_of_any_kind_counts():
-    """C3 is judged as the others are."""
+def test_c3_is_a_faster_rise_or_a_greater_loss_of_entropy_than_the_controls():
+    rises, kept = (
+        [[value + 0.001 * at for value in row] for at in (-1, 0, 1)] for row in ([0.3, 0.4, 0.5], [0.9, 0.8, 0.7])
+    )
+    known = Controls({}, np.array(rises), np.array(kept))
+    sigma = np.std(rises, ddof=1)
+    found = recursion_criteria(Recursion(np.array([0.3, 0.9, 1.5]), np.array([0.8, 0.8, 0.2])), known)
+    loss, entropy = found
+    assert (loss.name, loss.group, entropy.name, entropy.group) == ("C3", "loss", "C3", "entropy")
+    np.testing.assert_allclose(loss.values, [0.0, 0.5, 1.0], atol=1e-12)
+    np.testing.assert_allclose(entropy.values, [0.1, 0.0, 0.5], atol=1e-12)
+    assert loss.bar == pytest.approx(3 * sigma)
+    assert loss.fires
+    assert entropy.fired == 1 + (entropy.bar < 0.1)
+    calm = recursion_criteria(Recursion(np.array([0.3, 0.4, 0.5]), np.array([0.99, 0.99, 0.99])), known)
+    assert not any(criterion.fires for criterion in calm)  # to keep more entropy than real rows do is no harm
+
+
+def test_c3_alone_makes_a_case_collapse():
     calm = Criterion("C1", "all", (0.0, 0.0, 0.0), 0.01, 0.05)
-    c3 = Criterion("C3", "slope", (0.2, 0.0, 0.3), 0.02, 0.06)
+    c3 = Criterion("C3", "loss", (0.2, 0.0, 0.3), 0.02, 0.06)
     assert judge((calm, c3)).verdict == "collapsing"
-    assert judge((calm, c3)).fired == ["C3 slope"]
+    assert judge((calm, c3)).fired == ["C3 loss"]
+
+
+def test_controls_are_stacked_sample_by_sample():
+    outcomes = [
+        Outcome({"all": np.array([1.0, 2.0]) + at, "tail": np.array([5.0, 6.0]) * at}, None) for at in (0, 1, 2)
+    ]
+    stacked = control_losses(outcomes)
+    np.testing.assert_array_equal(stacked["all"], [[1, 2], [2, 3], [3, 4]])
+    np.testing.assert_array_equal(stacked["tail"], [[0, 0], [5, 6], [10, 12]])

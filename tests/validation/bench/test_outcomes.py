@@ -1,5 +1,7 @@
 """What data does to models, group by group; as many cases at once as one likes."""
 
+from itertools import pairwise
+
 import bench_world
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_outcomes_are_the_losses_of_the_models_that_come_with_them():
     assert max(losses) < 5  # of 10 bits: they have learnt
 
 
-def test_controls_read_samples_of_the_trusted_rows_as_large_as_a_case(monkeypatch):
+def test_controls_read_disjoint_samples_of_both_halves_as_large_as_a_case(monkeypatch):
     domain = tiny("text")
     read = []
 
@@ -52,26 +54,34 @@ def test_controls_read_samples_of_the_trusted_rows_as_large_as_a_case(monkeypatc
         assert steps == domain.steps
         return np.array(seeds)
 
-    def seed_and_size(trainee, params, windows):
+    def the_seed(trainee, params, windows):
         return np.broadcast_to(params[:, None, None] * 1.0, (len(params), *domain.measured.counted.shape))
 
     monkeypatch.setattr(outcomes, "train", no_training)
-    monkeypatch.setattr(outcomes, "measure", seed_and_size)
+    monkeypatch.setattr(outcomes, "measure", the_seed)
     controls = train_controls(domain, seeds=(3, 5), at_once=1)
-    assert set(controls.losses) == {"all", *domain.measured.groups}
-    for losses in controls.losses.values():
-        np.testing.assert_array_equal(losses, [[3, 5]] * 3)  # samples by seeds
-    samples = {windows.tobytes() for windows, _ in read}
-    assert len(samples) == 3
-    assert {seed for _, seed in read} == {3, 5}
-    trusted = {tuple(document.tolist()) for document in domain.encode(domain.trusted)}
+    samples = {windows.tobytes(): documents_of(windows, domain.tokenizer.eos) for windows, _ in read}
+    assert len(controls) == len(samples) >= 4
+    for outcome in controls:
+        assert list(outcome.losses) == ["all", *domain.measured.groups]
+        for losses in outcome.losses.values():
+            np.testing.assert_array_equal(losses, [3, 5])
+    assert [seed for _, seed in read] == [3, 5] * len(samples)
     for windows, _ in read:
         assert len(windows) == pytest.approx(domain.tokens / LENGTH, abs=1.5)
-        stream = [*windows[:, :-1].reshape(-1).tolist(), int(windows[-1, -1])]
-        ends = [-1, *np.flatnonzero(np.array(stream) == domain.tokenizer.eos).tolist()]
-        documents = [tuple(stream[start + 1 : end]) for start, end in zip(ends[:-1], ends[1:], strict=True)]
-        assert len(documents) > 40
-        assert set(documents) <= trusted
+    parts = [{tuple(document.tolist()) for document in domain.encode(part)} for part in (domain.trusted, domain.pool)]
+    for part in parts:
+        mine = [documents for documents in samples.values() if set(documents) <= part]
+        assert len(mine) == len(samples) / 2
+        together = [document for documents in mine for document in documents]
+        assert len(set(together)) == len(together) > 80
+
+
+def documents_of(windows, eos):
+    """Whole documents that stand in the stream of windows, the first of which begins with it."""
+    stream = [*windows[:, :-1].reshape(-1).tolist(), int(windows[-1, -1])]
+    ends = [-1, *np.flatnonzero(np.array(stream) == eos).tolist()]
+    return [tuple(stream[start + 1 : end]) for start, end in pairwise(ends)]
 
 
 def test_the_label_model_is_of_the_benchmark_s_size():

@@ -1,6 +1,7 @@
 """Rows become the text that models read and come back from what models write; a fingerprint knows every cell."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -40,7 +41,7 @@ def test_texts_are_what_models_read():
 @given(values=st.lists(VALUE, max_size=30), width=st.integers(1, 5), cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_a_series_is_cut_anew_wherever_its_texts_ended(values, width, cuts):
     places = [0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]
-    texts = [" ".join(values[start:stop]) for start, stop in zip(places[:-1], places[1:], strict=True)]
+    texts = [" ".join(values[start:stop]) for start, stop in pairwise(places)]
     columns = tuple(map(str, range(width)))
     whole = [tuple(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
     assert parse("series", columns, texts) == Rows("series", columns, whole)
@@ -68,7 +69,13 @@ def test_the_fingerprint_changes_with_any_cell_and_any_column(record, data):
     changed[column] += data.draw(st.sampled_from(["x", "0", " "]))
     other = replace(rows, cells=[*rows.cells[:row], tuple(changed), *rows.cells[row + 1 :]])
     names = (*rows.columns[:column], rows.columns[column] + "'", *rows.columns[column + 1 :])
-    found = [rows, other, replace(rows, columns=names), rows.take([*range(len(rows)), 0]), rows.take(range(1, len(rows)))]
+    found = [
+        rows,
+        other,
+        replace(rows, columns=names),
+        rows.take([*range(len(rows)), 0]),
+        rows.take(range(1, len(rows))),
+    ]
     assert len({each.fingerprint() for each in found}) == len(found)
     assert replace(rows, cells=list(rows.cells)).fingerprint() == rows.fingerprint()
 

@@ -29,7 +29,7 @@ from validation.datasets.standard_library import EXCLUDED, MIN_CHARACTERS
 
 PACKAGES = ("chex", "flax", "jax", "matplotlib", "numpy", "optax", "orbax", "pyarrow", "rich", "scipy")
 DATA_FOLDERS = frozenset(("encodings", "pydoc_data"))  # of the standard library: tables, not code
-PARSED_BYTES = 3_000_000  # of source, which takes one to two seconds to parse
+PARSED_BYTES = 10_000_000  # of source, which takes about five seconds to parse
 LEAST_BYTES = 350_000  # of text, or it is no corpus
 MANUALS, DOCUMENTS = Path("/usr/share/man"), Path("/usr/share/doc")
 COUNTED = ("#", "def ", "class ", "import ", "from ", "return", "for ", "if ")  # that lines of source begin with

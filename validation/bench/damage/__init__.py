@@ -8,7 +8,16 @@ share are among those changed at a larger one. The functions that drop rows give
 from validation.bench.damage.benign import lower_case, paraphrase, reformat, spell_numbers
 from validation.bench.damage.series import drop_levels, noise, shuffle_time, sines, smooth, stuck
 from validation.bench.damage.tables import break_correlation, copula, drop_modes, label_noise, random_cells
-from validation.bench.damage.text import TEMPLATES, duplicates, random_words, shuffle_words, tail_cut, templates
+from validation.bench.damage.text import (
+    TEMPLATES,
+    duplicates,
+    random_words,
+    rare_rows_dropped,
+    rare_words_replaced,
+    shuffle_words,
+    tail_cut,
+    templates,
+)
 
 __all__ = [
     "TEMPLATES",
@@ -23,6 +32,8 @@ __all__ = [
     "paraphrase",
     "random_cells",
     "random_words",
+    "rare_rows_dropped",
+    "rare_words_replaced",
     "reformat",
     "shuffle_time",
     "shuffle_words",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from validation.bench.damage.choice import chosen_rows
+from validation.bench.damage.choice import checked_share, chosen_rows
 
+Row = TypeVar("Row", bound=Hashable)
 Damaged = tuple[list[str], Bool[np.ndarray, " rows"]]
 
 MIN_SHUFFLED_WORDS = 4
+RARE = 3  # occurrences of a rare word, at most
 WORD = re.compile(r"\w+")
 CONTENT_WORD = re.compile(r"[^\W\d_]{4,}")
 
@@ -29,11 +32,11 @@ TEMPLATES = (
 )
 
 
-def duplicates(rows: Sequence[str], factor: int, seed: int) -> Damaged:
+def duplicates(rows: Sequence[Row], factor: int, seed: int) -> tuple[list[Row], Bool[np.ndarray, " rows"]]:
     """Few distinct rows, each repeated: the size of the dataset stays and its content shrinks.
 
     Args:
-      rows: clean rows.
+      rows: clean rows, texts or whatever can be compared.
       factor: times each chosen row appears, at least 2; a text that was repeated before counts once.
       seed: of the choice and the order.
 
@@ -162,6 +165,60 @@ def tail_cut(rows: Sequence[str], keep: float, seed: int) -> Damaged:
 
     cut = [frequent(row) for row in rows]
     return cut, np.array([new != old for new, old in zip(cut, rows, strict=True)], bool)
+
+
+def rare_words_replaced(rows: Sequence[str], share: float, seed: int) -> Damaged:
+    """Puts frequent words in the place of the rarest ones: the tail is gone and everything else stays as it was.
+
+    It is what a writer leaves whose vocabulary is cut at some probability.
+
+    Args:
+      rows: clean rows.
+      share: share of all words, occurrences counted, to replace, 0 to 1; of words of equal frequency the later in the
+        alphabet go first.
+      seed: of the words that take their places, each as likely as it is frequent.
+
+    Returns:
+      Rows in order, capitals and all between words kept; bad are those that lost a word. The most frequent word stays.
+    """
+    checked_share(share)
+    counts = Counter(word for row in rows for word in WORD.findall(row.lower()))
+    kinds = sorted(counts, key=lambda word: (-counts[word], word))
+    sizes = np.array([counts[word] for word in kinds], np.int64)
+    # How much is replaced once a word and all rarer ones are gone.
+    gone = sizes[::-1].cumsum()[::-1]
+    kept = kinds[: max(1, int((gone > share * sizes.sum()).sum()))]
+    frequent, rng = frozenset(kept), np.random.default_rng(seed)
+    words = _draws([word for word in kept for _ in range(counts[word])], rng)
+
+    def replaced(match: re.Match[str]) -> str:
+        word = match[0]
+        if word.lower() in frequent:
+            return word
+        new = next(words)
+        return new[0].upper() + new[1:] if word[0].isupper() else new
+
+    cut = [WORD.sub(replaced, row) for row in rows]
+    return cut, np.array([new != old for new, old in zip(cut, rows, strict=True)], bool)
+
+
+def rare_rows_dropped(rows: Sequence[str], share: float, seed: int) -> Damaged:
+    """Removes the rows that are richest in rare words (those that occur three times at most): what is left is real.
+
+    Args:
+      rows: clean rows.
+      share: share of the rows to remove, 0 to 1.
+      seed: of the choice between rows that are equally rich.
+
+    Returns:
+      Fewer rows, in order; none of them is bad.
+    """
+    checked_share(share)
+    counts = Counter(word for row in rows for word in WORD.findall(row.lower()))
+    rare = np.array([np.mean([counts[w] <= RARE for w in WORD.findall(row.lower())] or [0.0]) for row in rows])
+    order = np.lexsort([np.random.default_rng(seed).random(len(rows)), -rare])
+    kept = np.sort(order[round(share * len(rows)) :])
+    return [rows[int(index)] for index in kept], np.zeros(len(kept), bool)
 
 
 def _replaced(rows: Sequence[str], chosen: Int[np.ndarray, " chosen"], replace: Callable[[str], str]) -> Damaged:

@@ -2,6 +2,6 @@
 
 from validation.bench.generators.model import model_generation, sample
 from validation.bench.generators.ngram import ngram_generation
-from validation.bench.generators.streams import collect, longest_document
+from validation.bench.generators.streams import STREAMS, longest_document
 
-__all__ = ["collect", "longest_document", "model_generation", "ngram_generation", "sample"]
+__all__ = ["STREAMS", "longest_document", "model_generation", "ngram_generation", "sample"]

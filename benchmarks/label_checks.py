@@ -1,0 +1,118 @@
+"""Can the labels of the benchmark be trusted? Random cases labelled again with other seeds, and with training four times as long.
+
+`python -m benchmarks.label_checks again` and `... longer`; one JSON line a case, then one for the whole, in
+benchmarks/results/label_checks.jsonl. A case that stands there already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atlas_jax.distributed.mesh import cache_directory, compilation_cache
+from benchmarks.quality.records import Records
+from validation.bench.cases import make
+from validation.bench.corpora import CORPORA, MissingCorpus, read
+from validation.bench.domain import Domain, lay_out
+from validation.bench.labelling import recipe_of
+from validation.bench.labels import Controls, Judgement, control_losses, judge, loss_criteria
+from validation.bench.outcomes import SEEDS, train_cases, train_controls
+from validation.bench.table import DEFAULT, Line, Table
+
+OTHER_SEEDS = (101, 102, 103)
+LONGER = 4
+
+
+def chosen_cases(table: Table, count: int, corpora: int | None, seed: int) -> list[Line]:
+    """Random labelled cases, of so many random corpora where a number is given; C3 apart, which is not repeated."""
+    rng = np.random.default_rng(seed)
+    lines = [line for name, line in table.cases.items() if table.label(name) is not None]
+    names = sorted({line["corpus"] for line in lines})
+    if corpora is not None:
+        kept = set(rng.permutation(names)[:corpora].tolist())
+        lines = [line for line in lines if line["corpus"] in kept]
+    picked = [lines[index] for index in rng.permutation(len(lines))[:count]]
+    return sorted(picked, key=lambda line: (line["corpus"], line["half"], line["id"]))
+
+
+def again(whole: Domain, lines: Sequence[Line], seeds: Sequence[int], longer: int) -> Iterator[tuple[Line, Judgement]]:
+    """Labels cases of one corpus and size from the beginning, controls included, with so many times the steps."""
+    domain = whole.halved() if lines[0]["half"] else whole
+    domain = replace(domain, steps=longer * domain.steps)
+    controls = Controls(control_losses(train_controls(domain, seeds=seeds)))
+    for line in lines:
+        case = make(recipe_of(line), whole, cache_directory() / "bench")
+        if case.fingerprint() != line["hash"]:
+            print(f"skipped {line['id']}: its rows are not those of the table", file=sys.stderr)
+            continue
+        (outcome,) = train_cases(domain, [case.rows], seeds=seeds)
+        yield line, judge(loss_criteria(outcome.losses, controls))
+
+
+def laid_out(name: str) -> Domain | None:
+    """The corpus, or None with a word where its files are not there."""
+    try:
+        return lay_out(name, read(name), label=CORPORA[name].label)
+    except MissingCorpus as missing:
+        print(f"skipped {name}: {missing}", file=sys.stderr)
+        return None
+
+
+def main() -> None:
+    """Runs one of the two checks over the cases that are still missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("check", choices=("again", "longer"))
+    parser.add_argument("--cases", type=int, help="default 20 for again, 30 for longer")
+    parser.add_argument(
+        "--corpora", type=int, help="how many corpora they are drawn from; default all for again, 4 for longer"
+    )
+    parser.add_argument("--table", type=Path, default=DEFAULT)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "label_checks.jsonl")
+    options = parser.parse_args()
+    compilation_cache()
+    long = options.check == "longer"
+    table, records = Table(options.table), Records(options.out)
+    lines = chosen_cases(table, options.cases or (30 if long else 20), options.corpora or (4 if long else None), seed=4)
+    name = f"label.{options.check}"
+    missing = [line for line in lines if records.find(name=name, case=line["id"]) is None]
+    for (corpus, _), group in groupby(missing, key=lambda line: (line["corpus"], line["half"])):
+        domain = laid_out(corpus)
+        if domain is None:
+            continue
+        began = time.monotonic()
+        seeds, longer = (SEEDS, LONGER) if long else (OTHER_SEEDS, 1)
+        for line, judgement in again(domain, list(group), seeds, longer):
+            _record(records, name, line, table.label(line["id"]) or {}, judgement, time.monotonic() - began)
+    found = [figure for line in lines if (figure := records.find(name=name, case=line["id"]))]
+    clear = [figure for figure in found if "grey" not in (figure["first"], figure["second"])]
+    agree = sum(figure["first"] == figure["second"] for figure in clear)
+    records.add(f"{name}.agreement", agree / max(1, len(clear)), "share", cases=len(found), outside_grey=len(clear))
+
+
+def _record(records: Records, name: str, line: Line, first: dict[str, Any], second: Judgement, seconds: float) -> None:
+    before, now = first["criteria"][0], second.criteria[0]
+    records.add(
+        name,
+        now.mean,
+        "bits per token",
+        case=line["id"],
+        first_harm=float(np.mean(before["values"])),
+        first=first["verdict"],
+        second=second.verdict,
+        bars=[before["bar"], now.bar],
+        sigmas=[before["sigma"], now.sigma],
+        doubt=first["doubt"],
+        seconds=seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
