@@ -46,19 +46,22 @@ class Case:
 
     Attributes:
       recipe: what made it.
+      corpus: fingerprint of the corpus, whose held-out rows the label is measured on.
       rows: all of it, in order.
       bad: the rows that are not real, or not as they were.
       half: whether it is half as large as other cases of its corpus, and so are the samples of its controls.
     """
 
     recipe: Recipe
+    corpus: str
     rows: Rows
     bad: Bool[np.ndarray, " n"]
     half: bool
 
     def fingerprint(self) -> str:
-        """SHA-256 over the rows and which are bad."""
-        return hashlib.sha256((self.rows.fingerprint() + self.bad.tobytes().hex()).encode()).hexdigest()
+        """SHA-256 over all that decides the label: the corpus, the rows and which are bad."""
+        own = hashlib.sha256((self.rows.fingerprint() + self.bad.tobytes().hex()).encode()).hexdigest()
+        return hashlib.sha256((self.corpus + own).encode()).hexdigest()
 
 
 def recipes(corpus: Corpus) -> Iterator[Recipe]:
@@ -94,4 +97,4 @@ def make(recipe: Recipe, domain: Domain, folder: Path) -> Case:
     except NotApplicable as error:
         raise NotApplicable(f"case {recipe.id}: {error}") from error
     # The same content in other words is not bad, whatever it turns out to do.
-    return Case(recipe, rows, changed & (not corruption.harmless), half)
+    return Case(recipe, domain.fingerprint, rows, changed & (not corruption.harmless), half)

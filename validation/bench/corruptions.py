@@ -197,8 +197,8 @@ def _chains() -> list[Corruption]:
 CORRUPTIONS: dict[str, Corruption] = {
     corruption.name: corruption
     for corruption in (
-        Corruption("resample", ALL_KINDS, "size", (1.0,), _resample, seeds=(0, 1, 2), harmless=True),
-        Corruption("resample, half the size", ALL_KINDS, "size", (0.5,), _resample, seeds=(0, 1), harmless=True),
+        Corruption("resample", ALL_KINDS, "size", (1.0,), _resample, seeds=(0, 1, 2, 3), harmless=True),
+        Corruption("resample, half the size", ALL_KINDS, "size", (0.5,), _resample, seeds=(0, 1, 2), harmless=True),
         Corruption("paraphrase", ("text",), "share", (0.5, 1.0), _on_texts(damage.paraphrase), harmless=True),
         Corruption("reformat", ("text",), "share", (0.5, 1.0), _on_texts(damage.reformat), harmless=True),
         Corruption("spell numbers", ("text",), "share", (1.0,), _on_texts(damage.spell_numbers), harmless=True),

@@ -87,8 +87,8 @@ class Desk:
 def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: bool = False) -> None:
     """Makes every case of the corpora once and writes its hash into the table.
 
-    A case that comes out otherwise than in the table is named and left as it stands there, with its label, unless `renew`
-    says that the new rows are to be the case from now on.
+    Where a corpus is not the one that the table's cases were made of, that is said, and nothing is made of it, unless `renew`
+    says that the new rows are to be the cases from now on.
 
     Args:
       desk: where.
@@ -101,10 +101,15 @@ def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: boo
         domain = _domain(desk, name) if wanted else None
         if domain is None:
             continue
+        stale = [line for _, line in desk.table.cases.items() if line["corpus"] == name and _is_stale(line, domain)]
+        if stale and not renew:
+            desk.say(
+                f"changed: {name} is not what {len(stale)} cases of the table were made of; --renew takes the new rows"
+            )
+            continue
         added = 0
         for recipe in wanted:
-            known = desk.table.cases.get(recipe.id)
-            if known is not None and known["corpus_hash"] == domain.fingerprint and not renew:
+            if desk.table.cases.get(recipe.id) is not None and not renew:
                 continue
             try:
                 case = make(recipe, domain, desk.chains)
@@ -112,9 +117,7 @@ def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: boo
                 desk.say(f"skipped {error}")
                 continue
             line = _case_line(case, domain)
-            if known is not None and known["hash"] != line["hash"] and not renew:
-                desk.say(f"changed: {recipe.id} is not what the table has; --renew takes the new rows")
-            elif known is None or known["hash"] != line["hash"]:
+            if desk.table.cases.get(recipe.id) != line:
                 desk.table.cases.add(line)
                 added += 1
         desk.say(f"built {name}: {len(wanted)} cases, {added} of them new")
@@ -136,9 +139,10 @@ def label(desk: Desk, corpora: Sequence[str], *, at_once: int, limit: int | None
         domain = _domain(desk, name)
         if domain is None:
             continue
-        if domain.fingerprint != mine[0]["corpus_hash"]:
-            desk.say(f"skipped {len(mine)} cases of {name}: its rows are not those that the cases were made of")
-            continue
+        stale = [line for line in mine if _is_stale(line, domain)]
+        if stale:
+            desk.say(f"skipped {len(stale)} cases of {name}: its rows are not those that the cases were made of")
+            mine = [line for line in mine if line not in stale]
         for half, group in groupby(sorted(mine, key=lambda line: line["half"]), key=lambda line: line["half"]):
             for found in _label_group(desk, domain, list(group), half, at_once):
                 done += 1
@@ -214,6 +218,11 @@ def write_case(desk: Desk, name: str, folder: Path) -> list[Path]:
     if domain is None or case is None:
         raise ValueError(f"case {name}: this machine does not have its rows")
     return export(case, domain, folder)
+
+
+def _is_stale(line: Line, domain: Domain) -> bool:
+    """Whether a case was made of other rows than the corpus has now."""
+    return line["corpus_hash"] != domain.fingerprint
 
 
 def _domain(desk: Desk, name: str) -> Domain | None:

@@ -89,7 +89,7 @@ def _parsed(path: Path, text: str) -> Iterable[Line]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             found = json.loads(line)
-            version = found["format"]
+            version = found.pop("format")
             found["id"]
         except (ValueError, TypeError, KeyError) as error:
             raise TableError(f"{path}, line {number}: no line of the benchmark's table ({error!r})") from error

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlas_jax.data import batch_order
 from atlas_jax.models import transformer
 from atlas_jax.models.transformer import TransformerConfig
+from validation.bench import training
 from validation.bench.training import LENGTH, Trainee, measure, train
 
 TOKENS = 32
@@ -46,6 +48,22 @@ def test_one_of_three_is_as_if_trained_alone():
     for index in (0, 2):
         alone = train(TINY, windows[index : index + 1], [index], steps=20)
         chex.assert_trees_all_close(own(together, index), own(alone, 0), atol=2e-4)
+
+
+def test_every_seed_reads_its_windows_in_an_order_of_its_own(monkeypatch):
+    orders = []
+
+    def spied(**asked):
+        orders.append(batch_order(**asked))
+        return orders[-1]
+
+    monkeypatch.setattr(training, "batch_order", spied)
+    train(TINY, [chain(9, 0)] * 3, [0, 1, 1], steps=20)
+    first, other, again = orders
+    assert first.shape == (20, 4)
+    assert set(np.bincount(first.reshape(-1)).tolist()) == {8, 9}  # 80 places for 9 windows
+    np.testing.assert_array_equal(other, again)
+    assert (first != other).any()
 
 
 def test_models_learn_and_longer_training_learns_more():

@@ -156,6 +156,10 @@ def test_a_change_of_held_out_rows_alone_is_a_change(desk, monkeypatch):
     assert desk.table.status()["pending"] == CASES
     label(desk, [TEXT], at_once=1)
     assert desk.table.status()["pending"] == 0
+    assert {json.loads(line)["corpus_hash"] for line in lines(desk, "controls")} == {  # of cases of equal size
+        rows.fingerprint(),
+        CORPORA[TEXT].reader().fingerprint(),
+    }
 
 
 def test_cases_that_were_renewed_are_labelled_and_others_are_not(desk, monkeypatch):
