@@ -1,5 +1,7 @@
 """Can the labels of the benchmark be trusted? Random cases labelled again with other seeds, and with training four times as long.
 
+C1 and C2 alone: C3 is not repeated.
+
 `python -m benchmarks.label_checks again` and `... longer`; one JSON line a case, then one for the whole, in
 benchmarks/results/label_checks.jsonl. A case that stands there already is not done again.
 """
@@ -31,16 +33,15 @@ OTHER_SEEDS = (101, 102, 103)
 LONGER = 4
 
 
-def chosen_cases(table: Table, count: int, corpora: int | None, seed: int) -> list[Line]:
-    """Random labelled cases, of so many random corpora where a number is given; C3 apart, which is not repeated."""
+def shuffled_cases(table: Table, corpora: int | None, seed: int) -> list[Line]:
+    """All labelled cases in random order, of so many random corpora where a number is given."""
     rng = np.random.default_rng(seed)
     lines = [line for name, line in table.cases.items() if table.label(name) is not None]
     names = sorted({line["corpus"] for line in lines})
     if corpora is not None:
         kept = set(rng.permutation(names)[:corpora].tolist())
         lines = [line for line in lines if line["corpus"] in kept]
-    picked = [lines[index] for index in rng.permutation(len(lines))[:count]]
-    return sorted(picked, key=lambda line: (line["corpus"], line["half"], line["id"]))
+    return [lines[index] for index in rng.permutation(len(lines))]
 
 
 def again(whole: Domain, lines: Sequence[Line], seeds: Sequence[int], longer: int) -> Iterator[tuple[Line, Judgement]]:
@@ -80,9 +81,11 @@ def main() -> None:
     compilation_cache()
     long = options.check == "longer"
     table, records = Table(options.table), Records(options.out)
-    lines = chosen_cases(table, options.cases or (30 if long else 20), options.corpora or (4 if long else None), seed=4)
-    name = f"label.{options.check}"
-    missing = [line for line in lines if records.find(name=name, case=line["id"]) is None]
+    lines = shuffled_cases(table, options.corpora or (4 if long else None), seed=4)
+    name, count = f"label.{options.check}", options.cases or (30 if long else 20)
+    done = [line for line in lines if records.find(name=name, case=line["id"])]
+    missing = [line for line in lines if line not in done][: max(0, count - len(done))]
+    missing.sort(key=lambda line: (line["corpus"], line["half"], line["id"]))
     for (corpus, _), group in groupby(missing, key=lambda line: (line["corpus"], line["half"])):
         domain = laid_out(corpus)
         if domain is None:

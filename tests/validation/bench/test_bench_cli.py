@@ -11,14 +11,16 @@ from bench_world import keep_only
 from validation.bench.__main__ import main
 from validation.bench.cases import Recipe
 from validation.bench.corpora import CORPORA
+from validation.bench.corruptions import CORRUPTIONS
 from validation.bench.table import COUNTED, DEFAULT, Table
 
 TEXT = "tiny text"
+CASES = len(CORRUPTIONS["resample"].seeds)
 
 
 @pytest.fixture
 def world(monkeypatch, small, cache):
-    """One corpus with three resamples, and label models that cost nothing."""
+    """One corpus, and nothing but resamples, and label models that cost nothing."""
     monkeypatch.setitem(CORPORA, TEXT, bench_world.corpus("text"))
     keep_only(monkeypatch, "resample")
     return bench_world.train_at_once(monkeypatch)
@@ -61,15 +63,15 @@ def test_building_and_labelling_from_the_command_line(tmp_path, capsys, world):
     table = ["--table", str(tmp_path / "table")]
     assert main(["build", *table, "--corpora", TEXT]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"built {TEXT}: 3 cases, 3 of them new",
-        "0 clean, 0 collapsing, 0 grey, 3 pending",
+        f"built {TEXT}: {CASES} cases, {CASES} of them new",
+        f"0 clean, 0 collapsing, 0 grey, {CASES} pending",
     ]
     assert main(["label", *table, "--corpora", TEXT, "--limit", "1"]) == 0
     assert main(["status", *table, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["pending"] == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["pending"] == CASES - 1
     assert main(["label", *table, "--at-once", "2"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line for line in printed if line.startswith("2/2")]
+    assert [line for line in printed if line.startswith(f"{CASES - 1}/{CASES - 1}")]
     assert printed[-1].endswith("0 pending")
 
 
