@@ -127,8 +127,8 @@ def polynomial_features(x: Float[Array, "*n k"], scales: Float[Array, " i"]) -> 
 def _products(x: Float[Array, "*n k"], degree: int) -> list[Float[Array, "*n m"]]:
     """The monomials of exactly degree 1, 2, .., `degree`.
 
-    All turns of x are made at once, by tiling and re-cutting, and products taken of whole turns: a gather of single entries takes
-    4 times as long at width 64 and degree 2, forward and backward on a CPU, one slice an index 20 s to compile.
+    All turns of x are made at once, by tiling and re-cutting, and products taken of whole turns. On a CPU, at width 64 and degree
+    2, a gather of single entries takes about 4 times as long, forward and backward; one slice an index takes 20 s to compile.
     """
     width, leading = x.shape[-1], x.shape[:-1]
     tiled = jnp.tile(x, (1,) * len(leading) + (width + 1,))

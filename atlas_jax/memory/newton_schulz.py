@@ -48,7 +48,7 @@ def orthogonalise(
       coefficients: (a, b, c) of every step, `CLASSIC` or `TUNED`; fewer rows make fewer steps.
       eps: added to the Frobenius norm.
       product_dtype: inputs of the matrix products, bfloat16 for speed; sums stay in float32 (float64 for x of float64).
-        None is the dtype of the sums.
+        None is the dtype of the sums; a GPU's float32 products follow `jax.default_matmul_precision`.
 
     Returns:
       The matrices in the shape and dtype of x.
@@ -60,7 +60,7 @@ def orthogonalise(
     """
     if len(coefficients) == 0:
         raise ValueError("coefficients has 0 rows, expected at least 1 step (a, b, c)")
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     tall = x.shape[-2] > x.shape[-1]
     y = _normalised((jnp.swapaxes(x, -1, -2) if tall else x).astype(dtype), eps)
     for step in coefficients:

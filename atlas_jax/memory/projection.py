@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key
 
 PERSISTENT_KEYS = 64
 NORMALISATIONS = ("norm_sum", "per_key")
@@ -33,7 +33,7 @@ class ProjectionState(NamedTuple):
 
 
 def init_persistent_keys(
-    key: PRNGKeyArray, heads: int, width: int, count: int = PERSISTENT_KEYS
+    key: Key[Array, ""], heads: int, width: int, count: int = PERSISTENT_KEYS
 ) -> Float[Array, "h p k"]:
     """Normal persistent keys of length about 1, float32 parameters: M_persistent is trained through them.
 
@@ -67,7 +67,7 @@ def persistent_state(keys: Float[Array, "h p k"], batch: int, normalisation: str
     """
     if keys.shape[-2] == 0:
         raise ValueError("keys holds 0 persistent keys, expected at least 1: norm_persistent must be > 0")
-    counted = _counted(keys, normalisation)
+    counted = _counted(keys, normalisation, keys.dtype)
     m, norm_sum = jnp.einsum("hpk,hpl->hkl", counted, counted), jnp.sum(jnp.square(counted), axis=(-2, -1))
     return ProjectionState(*(jnp.broadcast_to(x[None], (batch, *x.shape)) for x in (m, norm_sum)))
 
@@ -115,7 +115,8 @@ def project_chunk(
       ValueError: an unknown normalisation, or the state does not fit q.
     """
     _check_fits(state, q.shape[:-2], q.shape[-1])
-    keys, sums = _counted(k, normalisation), state.m.dtype
+    sums = state.m.dtype
+    keys = _counted(k, normalisation, sums)
     scores = jnp.tril(jnp.einsum("...tk,...sk->...ts", q, keys, preferred_element_type=sums)).astype(q.dtype)
     carried = jnp.einsum("...tk,...kl->...tl", q, state.m.astype(q.dtype), preferred_element_type=sums)
     projected = carried + jnp.einsum("...ts,...sk->...tk", scores, keys, preferred_element_type=sums)
@@ -147,7 +148,8 @@ def project_step(
       ValueError: an unknown normalisation, or the state does not fit q.
     """
     _check_fits(state, q.shape[:-1], q.shape[-1])
-    keys, sums = _counted(k, normalisation), state.m.dtype
+    sums = state.m.dtype
+    keys = _counted(k, normalisation, sums)
     m = state.m + jnp.einsum("...k,...l->...kl", keys, keys, preferred_element_type=sums)
     norm_sum = state.norm_sum + _square_norm(keys, sums)
     projected = jnp.einsum("...k,...kl->...l", q, m.astype(q.dtype), preferred_element_type=sums)
@@ -156,14 +158,15 @@ def project_step(
     return projected.astype(q.dtype), ProjectionState(m, norm_sum)
 
 
-def _counted(keys: Float[Array, "*n k"], normalisation: str) -> Float[Array, "*n k"]:
-    """The keys as the sums count them; a zero key counts for nothing in both forms."""
+def _counted(keys: Float[Array, "*n k"], normalisation: str, sums: jnp.dtype) -> Float[Array, "*n k"]:
+    """The keys as the sums count them, lengths taken in the dtype `sums`; a zero key counts for nothing in both forms."""
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation is {normalisation!r}, expected one of {', '.join(NORMALISATIONS)}")
     if normalisation == "norm_sum":
         return keys
-    square = jnp.sum(jnp.square(keys), axis=-1, keepdims=True)
-    return keys * jax.lax.rsqrt(jnp.where(square > 0, square, jnp.ones_like(square)))
+    square = _square_norm(keys, sums)[..., None]
+    inverse = jax.lax.rsqrt(jnp.where(square > 0, square, jnp.ones_like(square)))
+    return (keys.astype(sums) * inverse).astype(keys.dtype)
 
 
 def _square_norm(keys: Float[Array, "*n k"], dtype: jnp.dtype) -> Float[Array, "*n"]:

@@ -114,6 +114,10 @@ def _run(command: Command, console: Console) -> int:
     if isinstance(command, Build):
         build(desk, [QUICK] if command.quick else chosen, renew=command.renew, quick=command.quick)
     else:
+        for name in ("at_once", "limit"):
+            value = getattr(command, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         label(desk, chosen, at_once=command.at_once or _at_once(), limit=command.limit)
     _status(Status(command.table), console)
     return DONE

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from validation.bench.corpora import Corpus
-from validation.bench.corruptions import CORRUPTIONS, Material, NotApplicable
-from validation.bench.domain import Domain
+from validation.bench.corruptions import CORRUPTIONS, Material
+from validation.bench.domain import Domain, NotApplicable
 from validation.bench.generations import Chains
 from validation.bench.rows import Rows
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from validation.bench import damage
-from validation.bench.domain import Domain
+from validation.bench.domain import Domain, NotApplicable
 from validation.bench.generations import GENERATIONS, TOP_K, Chain, Chains, Diet, Writer, accumulated
 from validation.bench.rows import Kind, Rows
 
@@ -19,10 +19,6 @@ WRITERS: tuple[Writer, ...] = ("n-gram", "model")
 DIETS: tuple[Diet, ...] = ("accumulate", "subsample")
 SHARES = (0.05, 0.2, 0.5)
 LEAST_CHANGED = 0.7  # of the share that a case names: rules that fit few rows do not make the case
-
-
-class NotApplicable(ValueError):
-    """A corruption hardly changes the rows of this corpus."""
 
 
 Made = tuple[Rows, Bool[np.ndarray, " n"]]
@@ -124,7 +120,7 @@ def _drop_modes(material: Material, strength: float, seed: int) -> Made:
     return _cut(material.domain, Rows(material.base.kind, material.base.columns, cells), bad)
 
 
-def _cut(domain: Domain, rows: Rows, bad: Bool[np.ndarray, " n"]) -> Made:
+def _cut(domain: Domain, rows: Rows, bad: Bool[np.ndarray, " all"]) -> Made:
     """The first rows, as many as a case holds."""
     count = int(np.searchsorted(np.cumsum(domain.sizes(rows)), domain.tokens)) + 1
     return rows.take(range(min(count, len(rows)))), bad[:count]
@@ -183,6 +179,9 @@ def _chains() -> list[Corruption]:
                     f"replace by {name}", ALL_KINDS, "generation", (1.0, 3.0, float(GENERATIONS)), make, written=True
                 )
             )
+    make = partial(_replaced, writer="long n-gram", top_k=None)
+    strengths = (1.0, 3.0, float(GENERATIONS))
+    found.append(Corruption("replace by long n-gram", ALL_KINDS, "generation", strengths, make, written=True))
     for diet in DIETS:
         make = partial(_accumulated, writer="model", diet=diet)
         found.append(Corruption(f"{diet} by model", ("text",), "generation", (1.0, 3.0), make, written=True))

@@ -29,6 +29,10 @@ class TooSmall(ValueError):
     """A corpus does not hold enough text for a case."""
 
 
+class NotApplicable(ValueError):
+    """A corruption can hardly be applied to the rows of a corpus."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out windows and what their targets are.
@@ -192,6 +196,9 @@ def lay_out(name: str, rows: Rows, *, label: str | None = None, tokens: int = TO
     Raises:
       TooSmall: it holds too little for a case.
     """
+    needed = round(FEWEST_TOKENS * 4 / (1 - HELD_OUT_SHARE))
+    if not len(rows):
+        raise TooSmall(f"corpus {name}: 0 tokens in 0 rows, expected at least {needed:,}")
     order = np.random.default_rng(0).permutation(len(rows))
     shuffled = rows.take([int(row) for row in order])
     # A first encoding tells how many tokens there are; the one that counts never sees the held-out part.

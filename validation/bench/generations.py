@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from validation.bench.domain import Domain
+from validation.bench.domain import Domain, NotApplicable
 from validation.bench.generators import model_generation, ngram_generation
 from validation.bench.rows import Rows, parse
 
@@ -21,7 +21,8 @@ GENERATIONS = 5
 TOP_K = 20
 FORMAT = 1  # raised whenever a chain would come out otherwise
 
-Writer = Literal["n-gram", "model"]
+Writer = Literal["n-gram", "long n-gram", "model"]
+ORDER: dict[Writer, int] = {"n-gram": 4, "long n-gram": 10}
 Diet = Literal["replace", "accumulate", "subsample"]
 
 
@@ -30,7 +31,8 @@ class Chain:
     """How five generations come about.
 
     Attributes:
-      writer: token n-grams, or a small attention-free model that is neither the label's family nor a detector's.
+      writer: token n-grams of order 4, or of order 10, which repeats whole phrases of what it read; or a small attention-free
+        model that is neither the label's family nor a detector's.
       top_k: only so many of the likeliest tokens are drawn; None draws from all.
       diet: each generation is trained on the one before alone (replace), on the real rows and all generations so far
         (accumulate), or on an equal share of each, as much in all as the real rows were (subsample).
@@ -75,7 +77,10 @@ class Chains:
 
     def _write(self, chain: Chain, read: Rows, real: Rows, number: int) -> Rows:
         domain, seed = self._domain, 1000 * chain.seed + number
-        generate = ngram_generation if chain.writer == "n-gram" else partial(model_generation, steps=domain.steps)
+        if chain.writer == "model":
+            generate = partial(model_generation, steps=domain.steps)
+        else:
+            generate = partial(ngram_generation, order=ORDER[chain.writer])
         documents = generate(
             domain.encode(read),
             vocab_size=domain.tokenizer.vocab_size,
@@ -85,7 +90,12 @@ class Chains:
             top_k=chain.top_k,
         )
         texts = [domain.tokenizer.decode(document) for document in documents]
-        return parse(real.kind, real.columns, texts)
+        written = parse(real.kind, real.columns, texts)
+        if not len(written):
+            raise NotApplicable(
+                f"generation {number} by {chain.writer} has {len(texts)} rows, none of them well formed"
+            )
+        return written
 
 
 def accumulated(domain: Domain, chain: Chain, parts: list[Rows]) -> Rows:

@@ -73,8 +73,8 @@ class Judgement:
     Attributes:
       verdict: see `judge`.
       criteria: C1, then every group of C2, then C3 where it was measured.
-      doubt: probability that a repetition with other seeds would cross the bar that is nearest (C1's for a clean or grey
-        case, for a collapsing one that of its clearest criterion), from the standard error and a normal distribution.
+      doubt: probability that the mean of a repetition with other seeds would lie on the other side of the bar of the clearest
+        criterion, from the standard error and a normal distribution; above 1/2 where the seeds disagree with their mean.
     """
 
     verdict: Verdict

@@ -73,7 +73,7 @@ def train_cases(
 def _of_case(losses: dict[str, Float[np.ndarray, " e"]], params: PyTree, index: int, seeds: int) -> Outcome:
     mine = slice(index * seeds, (index + 1) * seeds)
     own = {name: values[mine] for name, values in losses.items()}
-    return Outcome(own, jax.tree.map(lambda leaf: np.asarray(leaf[mine]), params))
+    return Outcome(own, jax.tree.map(lambda leaf: np.asarray(leaf)[mine], params))
 
 
 def train_controls(domain: Domain, *, seeds: Sequence[int] = SEEDS, at_once: int = 1) -> list[Outcome]:
@@ -93,7 +93,11 @@ def _halves(domain: Domain, part: Rows) -> list[Rows]:
     counts = [
         int(np.searchsorted(ends[start:] - (ends[start - 1] if start else 0), domain.tokens)) + 1 for start in starts
     ]
-    return [part.take(range(start, min(start + count, len(part)))) for start, count in zip(starts, counts, strict=True)]
+    stops = (starts[1], len(part))
+    return [
+        part.take(range(start, min(start + count, stop)))
+        for start, count, stop in zip(starts, counts, stops, strict=True)
+    ]
 
 
 def by_group(bits: Float[np.ndarray, "e n t"], held_out: HeldOut) -> dict[str, Float[np.ndarray, " e"]]:

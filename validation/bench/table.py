@@ -27,10 +27,10 @@ class Table:
     """The lines of one folder by name of the case; what is added is on disk when `add` returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Args: the folder; made at the first line.
+        """Args: the folder; made at the first line. Lines of another format are left out.
 
         Raises:
-          TableError: a whole line is no JSON object of a known format.
+          TableError: a whole line is no line of a table.
         """
         self.folder = folder
         self.cases, self.controls, self.labels = (
@@ -91,7 +91,7 @@ def _parsed(path: Path, text: str) -> Iterable[Line]:
             found = json.loads(line)
             version = found.pop("format")
             found["id"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TableError(f"{path}, line {number}: no line of the benchmark's table ({error!r})") from error
         if version == FORMAT:
             yield found

@@ -70,7 +70,7 @@ def _program(trainee: Trainee, models: int) -> _Program:
     )
 
 
-def train(trainee: Trainee, windows: Sequence[Int[np.ndarray, "n t1"]], seeds: Sequence[int], *, steps: int) -> PyTree:
+def train(trainee: Trainee, windows: Sequence[Int[np.ndarray, "_ t1"]], seeds: Sequence[int], *, steps: int) -> PyTree:
     """Trains one model a seed as one compiled program: AdamW, warm-up, then a cosine down to zero.
 
     Args:

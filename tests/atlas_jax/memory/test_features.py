@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import combinations_with_replacement
+from itertools import permutations
 from math import comb, exp
 
 import jax
@@ -25,6 +25,7 @@ from atlas_jax.memory.features import (
     truncation_bound,
 )
 
+features_of = jax.jit(polynomial_features)
 each_degree = pytest.mark.parametrize("degree", [1, 2, 3])
 
 
@@ -37,16 +38,10 @@ def scales_of(degree):
     return np.array([0.7, -1.3, 0.9, 0.4])[: degree + 1]
 
 
-def naive_features(x, scales):
-    """One vector's monomials by their definition, in lexicographic order."""
-    parts = []
-    for degree, scale in enumerate(scales):
-        for row in combinations_with_replacement(range(len(x)), degree):
-            left, ways = degree, 1
-            for variable in set(row):
-                ways, left = ways * comb(left, row.count(variable)), left - row.count(variable)
-            parts.append(scale * np.sqrt(ways) * np.prod([x[variable] for variable in row]))
-    return np.array(parts)
+def naive_feature(x, row, scale):
+    """The monomial of the variables in `row` by its definition; its weight counts the orders that make it."""
+    orders = len(set(permutations(row)))
+    return scale * np.sqrt(orders) * np.prod([x[variable] for variable in row])
 
 
 def test_width_64_and_degree_2_make_2145_features():
@@ -68,23 +63,18 @@ def test_every_monomial_occurs_once(width, degree):
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 6])
 def test_features_are_the_weighted_monomials(width, degree):
     x, scales = drawn(width), scales_of(degree)
-    order = [0]
-    for i in range(1, degree + 1):
-        rows = list(combinations_with_replacement(range(width), i))
-        order += [len(order) + 0 * len(rows)] * 0 + [
-            sum(comb(width + j - 1, j) for j in range(i)) + rows.index(tuple(sorted(row)))
-            for row in monomials(width, i).tolist()
-        ]
+    rows = [()] + [tuple(row) for i in range(1, degree + 1) for row in monomials(width, i).tolist()]
     with jax.enable_x64(True):
-        features = polynomial_features(jnp.asarray(x), jnp.asarray(scales))
-        np.testing.assert_allclose(features, naive_features(x, scales)[order], rtol=1e-13)
+        features = features_of(jnp.asarray(x), jnp.asarray(scales))
+        expected = [naive_feature(x, row, scales[len(row)]) for row in rows]
+        np.testing.assert_allclose(features, expected, rtol=1e-13)
 
 
-@given(width=st.integers(1, 13), degree=st.integers(1, 3), seed=st.integers(0, 1000))
+@given(width=st.sampled_from([1, 2, 5, 6, 12]), degree=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_inner_product_of_features_is_the_kernel_of_the_score(width, degree, seed):
     q, k, scales = drawn(width, seed=seed), drawn(width, seed=seed + 1), scales_of(degree)
     with jax.enable_x64(True):
-        left, right = (polynomial_features(jnp.asarray(x), jnp.asarray(scales)) for x in (q, k))
+        left, right = (features_of(jnp.asarray(x), jnp.asarray(scales)) for x in (q, k))
         assert left.shape == (feature_count(width, degree),)
         expected = sum(scale**2 * (q @ k) ** i for i, scale in enumerate(scales))
         size = sum(scale**2 * (np.linalg.norm(q) * np.linalg.norm(k)) ** i for i, scale in enumerate(scales))
@@ -99,7 +89,7 @@ def test_scores_of_a_chunk_take_the_kernel_in_place_of_the_features(degree):
     q, k = drawn(2, 3, 5, 64) / 8, drawn(2, 3, 7, 64, seed=1) / 8
     with jax.enable_x64(True):
         q, k, scales = jnp.asarray(q), jnp.asarray(k), init_scales(degree, jnp.float64)
-        features = jnp.einsum("...tf,...sf->...ts", polynomial_features(q, scales), polynomial_features(k, scales))
+        features = jnp.einsum("...tf,...sf->...ts", features_of(q, scales), features_of(k, scales))
         scores = jnp.einsum("...tk,...sk->...ts", q, k)
         np.testing.assert_allclose(polynomial_kernel(scores, scales), features, rtol=0, atol=1e-13)
 
@@ -109,7 +99,7 @@ def test_scores_of_a_chunk_take_the_kernel_in_place_of_the_features(degree):
 def test_low_precision_stays_in_its_dtype_and_near(degree, dtype, bound):
     q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (drawn(9, 16), drawn(9, 16, seed=1)))
     scales = init_scales(degree)
-    left, right = (polynomial_features(jnp.asarray(x, dtype), scales) for x in (q, k))
+    left, right = (features_of(jnp.asarray(x, dtype), scales) for x in (q, k))
     assert left.dtype == dtype
     expected = sum(np.sum(q * k, -1) ** i / (1, 1, 2, 6)[i] for i in range(degree + 1))
     actual = np.sum(np.asarray(left, np.float64) * np.asarray(right, np.float64), -1)
@@ -130,8 +120,7 @@ def test_scales_start_at_the_coefficients_of_the_exponential(degree):
 def test_coefficients_cannot_become_negative_and_the_sign_of_a_scale_means_nothing(degree):
     scores, scales = jnp.linspace(-1.0, 1.0, 9), jnp.asarray(scales_of(degree), jnp.float32)
     np.testing.assert_array_equal(polynomial_kernel(scores, -scales), polynomial_kernel(scores, scales))
-    coefficients = jax.vmap(lambda i: polynomial_kernel(jnp.zeros(()), jnp.where(i == 0, -3.0, 0.0) * jnp.ones(degree + 1)))
-    assert coefficients(jnp.zeros(1))[0] == 9
+    np.testing.assert_allclose(polynomial_kernel(jnp.zeros(1), scales), [0.7**2], rtol=1e-6)
 
 
 def kernel_by_features(arguments):
@@ -143,7 +132,7 @@ def test_gradients_equal_finite_differences():
     arguments, step = [drawn(2, 6), drawn(2, 6, seed=1), scales_of(3)], 1e-6
     with jax.enable_x64(True):
         loss = jax.jit(kernel_by_features)
-        gradients = jax.grad(loss)([jnp.asarray(x) for x in arguments])
+        gradients = jax.jit(jax.grad(loss))([jnp.asarray(x) for x in arguments])
         for place, argument in enumerate(arguments):
             for i in range(argument.size):
                 moved = step * (np.arange(argument.size) == i).reshape(argument.shape)
@@ -163,7 +152,7 @@ def test_gradients_of_features_and_of_the_kernel_agree(degree):
             lambda x: jnp.sum(jnp.sin(jnp.sum(polynomial_features(x[0], x[2]) * polynomial_features(x[1], x[2]), -1)))
         )
         by_kernel = jax.grad(lambda x: jnp.sum(jnp.sin(polynomial_kernel(jnp.sum(x[0] * x[1], -1), x[2]))))
-        for ours, theirs in zip(by_features(arguments), by_kernel(arguments), strict=True):
+        for ours, theirs in zip(jax.jit(by_features)(arguments), jax.jit(by_kernel)(arguments), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
@@ -171,9 +160,9 @@ def test_gradients_of_features_and_of_the_kernel_agree(degree):
 def test_gradients_are_finite_at_zero_vectors(degree):
     zeros = jnp.zeros((2, 5))
     arguments = (zeros, jnp.ones_like(zeros), init_scales(degree))
-    for gradient in jax.tree.leaves(jax.grad(kernel_by_features)(arguments)):
+    for gradient in jax.tree.leaves(jax.jit(jax.grad(kernel_by_features))(arguments)):
         assert np.all(np.isfinite(gradient))
-    at_zero = jax.jacobian(polynomial_features)(zeros[0], init_scales(degree))
+    at_zero = jax.jit(jax.jacobian(polynomial_features))(zeros[0], init_scales(degree))
     np.testing.assert_array_equal(at_zero[1:6], np.eye(5))  # of degree 1; all others are flat
     np.testing.assert_array_equal(np.delete(at_zero, np.s_[1:6], axis=0), 0)
 
@@ -182,9 +171,9 @@ def test_gradients_are_finite_at_zero_vectors(degree):
 def test_one_set_of_scales_a_head_by_vmap(degree):
     x = jnp.asarray(drawn(2, 3, 4), jnp.float32)
     scales = jnp.asarray(drawn(3, degree + 1, seed=1), jnp.float32)
-    features = jax.vmap(polynomial_features, in_axes=(1, 0), out_axes=1)(x, scales)
+    features = jax.jit(jax.vmap(polynomial_features, in_axes=(1, 0), out_axes=1))(x, scales)
     for head in range(3):
-        np.testing.assert_allclose(features[:, head], polynomial_features(x[:, head], scales[head]), rtol=1e-6)
+        np.testing.assert_allclose(features[:, head], features_of(x[:, head], scales[head]), rtol=1e-6)
 
 
 @each_degree

@@ -81,7 +81,7 @@ SPLITS = st.lists(st.integers(1, 11), min_size=1, max_size=6)
 
 @pytest.mark.parametrize(("chunk", "window", "shard"), [(4, 1, None), (8, 3, None), (4, 6, 8), (3, 2, 6)])
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_any_split_gives_what_the_whole_gives(chunk, window, shard, data):
     with jax.enable_x64(True):
         config = MemoryConfig(NETWORKS["mlp"], chunk, window, shard)
