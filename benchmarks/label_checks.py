@@ -3,7 +3,8 @@
 C1 and C2 alone: C3 is not repeated.
 
 `python -m benchmarks.label_checks again` and `... longer`; one JSON line a case, then one for the whole, in
-benchmarks/results/label_checks.jsonl. A case that stands there already is not done again.
+benchmarks/results/label_checks.jsonl. A case that stands there already is not done again. `... sampling` measures how fast the
+model writes generations.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from atlas_jax.distributed.mesh import cache_directory, compilation_cache
 from benchmarks.quality.records import Records
 from validation.bench.cases import make
 from validation.bench.corpora import CORPORA, MissingCorpus, read
-from validation.bench.domain import Domain, lay_out
+from validation.bench.domain import VOCABULARY, Domain, lay_out
+from validation.bench.generations import TOP_K
+from validation.bench.generators import model_generation
 from validation.bench.labelling import recipe_of
 from validation.bench.labels import Controls, Judgement, control_losses, judge, loss_criteria
 from validation.bench.outcomes import SEEDS, train_cases, train_controls
@@ -67,10 +70,29 @@ def laid_out(name: str) -> Domain | None:
         return None
 
 
+def sampling(records: Records, corpus: str) -> None:
+    """Tokens a second that the model draws from its streaming state, the second time, when everything is compiled."""
+    domain = laid_out(corpus)
+    if domain is None:
+        return
+    documents = domain.encode(domain.draw(domain.pool, domain.tokens, seed=0))
+    for top_k in (None, TOP_K):
+        seconds = []
+        for seed in (0, 1):
+            began = time.monotonic()
+            options = {"vocab_size": VOCABULARY, "eos": domain.tokenizer.eos, "seed": seed, "top_k": top_k}
+            few = model_generation(documents, tokens=1, steps=domain.steps, **options)
+            middle = time.monotonic()
+            many = model_generation(documents, tokens=domain.tokens, steps=domain.steps, **options)
+            seconds.append((time.monotonic() - middle) - (middle - began))
+        written = sum(len(document) + 1 for document in many) - sum(len(document) + 1 for document in few)
+        records.add("label.sampling", written / seconds[1], "tokens/s", corpus=corpus, top_k=top_k)
+
+
 def main() -> None:
-    """Runs one of the two checks over the cases that are still missing."""
+    """Runs one of the checks; of cases those that are still missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("check", choices=("again", "longer"))
+    parser.add_argument("check", choices=("again", "longer", "sampling"))
     parser.add_argument("--cases", type=int, help="default 20 for again, 30 for longer")
     parser.add_argument(
         "--corpora", type=int, help="how many corpora they are drawn from; default all for again, 4 for longer"
@@ -79,6 +101,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "label_checks.jsonl")
     options = parser.parse_args()
     compilation_cache()
+    if options.check == "sampling":
+        sampling(Records(options.out), "stories")
+        return
     long = options.check == "longer"
     table, records = Table(options.table), Records(options.out)
     lines = shuffled_cases(table, options.corpora or (4 if long else None), seed=4)
