@@ -6,7 +6,7 @@ begins anew; `window`, tokens whose losses each update descends. A shard is a wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -99,7 +99,7 @@ def run(
         raise ValueError(f"run: {length} tokens, expected at least 1")
     beginning = init_state(config, initial, batch, width=width, value_width=tokens.value.shape[-1])
     if state is None and config.shard is not None and length % config.shard == 0:
-        return _shards_as_batch(config, initial, tokens, beginning)
+        return _shards_as_batch(config, initial, tokens, config.shard)
     aligned = state is None
     state = beginning if state is None else state
     pieces, rest = divmod(length, config.chunk)
@@ -139,20 +139,13 @@ def _advance(config: MemoryConfig, fast: FastState, tokens: Tokens) -> tuple[Fas
     return jax.vmap(jax.vmap(one))(fast, tokens)
 
 
-def _shards_as_batch(
-    config: MemoryConfig, initial: Weights, tokens: Tokens, beginning: MemoryState
-) -> tuple[Array, MemoryState]:
+def _shards_as_batch(config: MemoryConfig, initial: Weights, tokens: Tokens, shard: int) -> tuple[Array, MemoryState]:
     """Whole shards do not know of one another: they go side by side, and the scan is as long as one of them."""
-    assert config.shard is not None
     batch, heads, length, _ = tokens.query.shape
-    count = length // config.shard
-    beside = jax.tree.map(
-        lambda x: _cut(x, config.shard).reshape(count * batch, heads, config.shard, *x.shape[3:]), tokens
-    )  # type: ignore[arg-type]
-    whole = MemoryConfig(config.network, config.chunk, config.window, None, config.loss)
-    outputs, state = run(whole, initial, beside)
+    count = length // shard
+    beside = jax.tree.map(lambda x: _cut(x, shard).reshape(count * batch, heads, shard, *x.shape[3:]), tokens)
+    outputs, state = run(replace(config, shard=None), initial, beside)
     last = jax.tree.map(lambda x: x.reshape(count, batch, *x.shape[1:])[-1], state.fast)
-    del beginning
     return _joined(outputs.reshape(count, batch, *outputs.shape[1:])), MemoryState(last, state.phase, state.age)
 
 
