@@ -130,8 +130,10 @@ class _Mixing(NamedTuple):
     momentum: Float[Array, " t"]  # cumulative product of eta
 
 
-def _mixing(gates: Gates, past: Float[Array, " w"], window: int) -> _Mixing:
-    keep, momentum = _ratios(gates.log_keep), _ratios(gates.log_momentum)
+def _mixing(gates: Gates, learnt: Bool[Array, " t"], past: Float[Array, " w"], window: int) -> _Mixing:
+    # A token that is not learnt leaves the weights alone: the momentum, which stays, is not added to them once more.
+    keep = jnp.where(learnt[None, :], _ratios(gates.log_keep), 0.0)
+    momentum = _ratios(gates.log_momentum)
     strength = jnp.concatenate([past, gates.strength])
     by_momentum = momentum * gates.rate[None, :]
     if window == 1:
@@ -144,7 +146,13 @@ def _mixing(gates: Gates, past: Float[Array, " w"], window: int) -> _Mixing:
 
 
 def advance(
-    network: Network, state: FastState, tokens: Tokens, *, window: int = 1, loss: Loss = "l2"
+    network: Network,
+    state: FastState,
+    tokens: Tokens,
+    learnt: Bool[Array, " t"],
+    *,
+    window: int = 1,
+    loss: Loss = "l2",
 ) -> tuple[FastState, Float[Array, "t v"]]:
     """Learns and reads t tokens of one chunk of one head; vmap it over batch and heads.
 
@@ -152,6 +160,7 @@ def advance(
       network: of the memory.
       state: before the first token; the gradients of all tokens are taken at its `base`, which stays.
       tokens: t of them.
+      learnt: tokens that teach and age the memory; the others are only read, and seen by windows. Their outputs mean nothing.
       window: tokens whose losses each update descends, itself included.
       loss: see `inner_loss`.
 
@@ -162,7 +171,7 @@ def advance(
     value = jnp.concatenate([state.past.value, tokens.value])
     strength = jnp.concatenate([state.past.strength, tokens.gates.strength])
     layers = _layers(network, loss, state.base, key, value)
-    mixing = _mixing(tokens.gates, state.past.strength, window)
+    mixing = _mixing(_masked(tokens.gates, learnt), learnt, state.past.strength, window)
 
     def linear(name: str, x: Float[Array, "t i"]) -> Float[Array, "t o"]:
         """x_t W_t for every token."""
@@ -191,7 +200,7 @@ def advance(
     return FastState(state.base, weights, momentum, Past(key[start:], value[start:], strength[start:])), outputs
 
 
-def masked(gates: Gates, learnt: Bool[Array, " t"]) -> Gates:
+def _masked(gates: Gates, learnt: Bool[Array, " t"]) -> Gates:
     """Gates under which the other tokens neither teach nor age the memory; windows still see them."""
     return Gates(
         jnp.where(learnt, gates.log_keep, 0.0),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from atlas_jax.memory.dual import FastState, Loss, Tokens, advance, masked, start
+from atlas_jax.memory.dual import FastState, Loss, Tokens, advance, start
 from atlas_jax.memory.networks import Network, Weights
 
 
@@ -132,9 +132,13 @@ def _joined(x: Float[Array, "n b h c v"]) -> Float[Array, "b h t v"]:
     return jnp.moveaxis(x, 0, 2).reshape(b, h, n * c, v)
 
 
-def _advance(config: MemoryConfig, fast: FastState, tokens: Tokens) -> tuple[FastState, Array]:
+def _advance(
+    config: MemoryConfig, fast: FastState, tokens: Tokens, learnt: Bool[Array, " t"] | None = None
+) -> tuple[FastState, Array]:
+    taught = jnp.ones(tokens.query.shape[2], bool) if learnt is None else learnt
+
     def one(fast: FastState, tokens: Tokens) -> tuple[FastState, Array]:
-        return advance(config.network, fast, tokens, window=config.window, loss=config.loss)
+        return advance(config.network, fast, tokens, taught, window=config.window, loss=config.loss)
 
     return jax.vmap(jax.vmap(one))(fast, tokens)
 
@@ -185,8 +189,8 @@ def _piece(
         return _later(config, state, fast, length), outputs
 
     def across(state: MemoryState, tokens: Tokens) -> tuple[MemoryState, Array]:
-        old = jnp.arange(length) < left
-        first, before = _advance(config, state.fast, _learning(tokens, old))
+        old = jnp.arange(length, dtype=left.dtype) < left
+        first, before = _advance(config, state.fast, tokens, old)
         # The window of the next chunk is the same tokens: only weights and momentum of the first part are taken over.
         between = MemoryState(
             first._replace(past=state.fast.past), jnp.zeros_like(state.phase), _aged(config, state, left)
@@ -194,7 +198,7 @@ def _piece(
         opened = _opened(config, beginning, between)
         new_shard = config.shard is not None
         tokens_now = _forgotten(tokens, old & (between.age == 0)) if new_shard else tokens
-        second, after = _advance(config, opened, _learning(tokens_now, ~old))
+        second, after = _advance(config, opened, tokens_now, ~old)
         return _later(config, state, second, length), jnp.where(old[:, None], before, after)
 
     return jax.lax.cond(left >= length, within, across, state, tokens)
@@ -202,10 +206,6 @@ def _piece(
 
 def _aged(config: MemoryConfig, state: MemoryState, count: Int[Array, ""]) -> Int[Array, ""]:
     return state.age if config.shard is None else (state.age + count) % config.shard
-
-
-def _learning(tokens: Tokens, learnt: Bool[Array, " t"]) -> Tokens:
-    return tokens._replace(gates=masked(tokens.gates, learnt))
 
 
 def _forgotten(tokens: Tokens, gone: Bool[Array, " t"]) -> Tokens:

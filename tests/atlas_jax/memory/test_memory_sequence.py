@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from atlas_jax.memory.dual import Gates, Tokens
 from atlas_jax.memory.networks import NETWORKS
@@ -39,16 +37,14 @@ def one(tree):
     return jax.tree.map(lambda x: x[0, 0], tree)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
-    ("chunk", "window", "shard", "loss"),
+    ("network", "chunk", "window", "shard", "loss"),
     [
-        (1, 1, None, "l2"),
-        (8, 1, None, "l2"),
-        (8, 3, None, "dot"),
-        (6, 9, None, "l2"),
-        (4, 3, 12, "l2"),
-        (24, 2, None, "ascent"),
+        ("linear", 1, 1, None, "l2"),
+        ("linear", 8, 3, None, "dot"),
+        ("mlp", 8, 1, None, "ascent"),
+        ("mlp", 6, 9, None, "l2"),
+        ("gated mlp", 4, 3, 12, "l2"),
     ],
 )
 def test_the_dual_form_is_the_memory_token_by_token(network, chunk, window, shard, loss):
@@ -76,22 +72,18 @@ def test_the_dual_form_is_the_memory_token_by_token(network, chunk, window, shar
             np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
-SPLITS = st.lists(st.integers(1, 11), min_size=1, max_size=6)
-
-
-@pytest.mark.parametrize(("chunk", "window", "shard"), [(4, 1, None), (8, 3, None), (4, 6, 8), (3, 2, 6)])
-@given(data=st.data())
-@settings(max_examples=3, deadline=None)
-def test_any_split_gives_what_the_whole_gives(chunk, window, shard, data):
+@pytest.mark.parametrize(
+    ("chunk", "window", "shard", "sizes"),
+    [(4, 3, None, (6, 6, 6, 6)), (8, 3, None, (3, 11, 3, 7)), (4, 6, 8, (6, 11, 7))],
+)
+def test_any_split_gives_what_the_whole_gives(chunk, window, shard, sizes):
     with jax.enable_x64(True):
         config = MemoryConfig(NETWORKS["mlp"], chunk, window, shard)
         initial, tokens = world("mlp", batch=2, heads=2)
         whole, end = run(config, initial, tokens)
         state, outputs, place = None, [], 0
-        for size in [*data.draw(SPLITS), LENGTH]:
+        for size in sizes:
             part = jax.tree.map(lambda x, a=place, b=place + size: x[:, :, a:b], tokens)
-            if not part.query.shape[2]:
-                break
             out, state = run(config, initial, part, state)
             outputs.append(out)
             place += size
@@ -119,7 +111,7 @@ def test_the_future_changes_nothing():
         config = MemoryConfig(NETWORKS["mlp"], 8, 4)
         initial, tokens = world("mlp")
         before, _ = run(config, initial, tokens)
-        for place in (0, 7, 8, 13, LENGTH - 1):
+        for place in (0, 7, 8, LENGTH - 1):
             changed = jax.tree.map(lambda x, p=place: x.at[:, :, p].multiply(0.5), tokens)
             after, _ = run(config, initial, changed)
             np.testing.assert_array_equal(after[:, :, :place], before[:, :, :place])
