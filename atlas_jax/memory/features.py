@@ -168,6 +168,16 @@ def polynomial_kernel(scores: Float[Array, "*n"], scales: Float[Array, " i"]) ->
     return value
 
 
+def expand(x: Float[Array, "*n k"], scales: Float[Array, " i"] | None) -> Float[Array, "*n f"]:
+    """What a memory's first layer reads: `polynomial_features` of a key or query, or without scales the vector itself."""
+    return x if scales is None else polynomial_features(x, scales)
+
+
+def scores(q: Float[Array, "t k"], k: Float[Array, "s k"], scales: Float[Array, " i"] | None) -> Float[Array, "t s"]:
+    """expand(q) expand(k)^T, by the kernel: the features themselves are not made."""
+    return q @ k.T if scales is None else polynomial_kernel(q @ k.T, scales)
+
+
 def exponential_features(x: Float[Array, "*n k"], degree: int) -> Float[Array, "*n f"]:
     """Features of the exponential kernel exp(q . k), truncated after `degree`; no finite features give all of it.
 

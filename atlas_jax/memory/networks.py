@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 Weights = dict[str, Float[Array, "..."]]
 Linear = Callable[[str, Float[Array, "t i"]], Float[Array, "t o"]]
 
 EXPANSION = 4
+LIMIT = 10.0  # of weights, in units of fresh ones
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Network:
 
     Attributes:
       name: of it.
-      forward: (linear, x [t, d]) to [t, d].
-      shapes: of the weights, from the input width, the output width and the hidden width.
+      forward: (linear, x [t, d]) to [t, v]; all but the linear one add x, so that v = d.
+      shapes: of the weights, from the width that the first matrices read, the output width and the hidden width.
+      first: names of the matrices that read the input, or its features (`features.expand`); x is added as it is.
     """
 
     name: str
     forward: Callable[[Linear, Float[Array, "t d"]], Float[Array, "t v"]]
     shapes: Callable[[int, int, int], dict[str, tuple[int, int]]]
+    first: frozenset[str]
 
     def init(self, key: Key[Array, ""], width: int, value_width: int, hidden: int) -> Weights:
         """Fresh weights of variance 1 / inputs, float32 (float64 under x64)."""
@@ -63,7 +67,38 @@ def _gated_mlp(linear: Linear, x: Float[Array, "t d"]) -> Float[Array, "t d"]:
     return x + linear("down", _gelu(linear("gate", x)) * linear("up", x))
 
 
-LINEAR = Network("linear", _linear, lambda d, v, h: {"value": (d, v)})
-MLP = Network("mlp", _mlp, lambda d, v, h: {"up": (d, h), "down": (h, v)})
-GATED_MLP = Network("gated mlp", _gated_mlp, lambda d, v, h: {"gate": (d, h), "up": (d, h), "down": (h, v)})
+def _linear_shapes(width: int, value_width: int, hidden: int) -> dict[str, tuple[int, int]]:
+    del hidden
+    return {"value": (width, value_width)}
+
+
+def _mlp_shapes(width: int, value_width: int, hidden: int) -> dict[str, tuple[int, int]]:
+    return {"up": (width, hidden), "down": (hidden, value_width)}
+
+
+def _gated_mlp_shapes(width: int, value_width: int, hidden: int) -> dict[str, tuple[int, int]]:
+    return {"gate": (width, hidden), **_mlp_shapes(width, value_width, hidden)}
+
+
+LINEAR = Network("linear", _linear, _linear_shapes, frozenset({"value"}))
+MLP = Network("mlp", _mlp, _mlp_shapes, frozenset({"up"}))
+GATED_MLP = Network("gated mlp", _gated_mlp, _gated_mlp_shapes, frozenset({"gate", "up"}))
+
+
+def limited(weights: Weights, limit: float | None) -> Weights:
+    """Weights whose root mean square column norm, |W|_F / sqrt(columns), is at most `limit`; fresh ones are near 1.
+
+    Taken where a chunk begins, it bounds what a memory can become, whatever it reads: gradients within a chunk are those at
+    bounded weights. No limit is None.
+    """
+    if limit is None:
+        return weights
+
+    def one(matrix: Array) -> Array:
+        most, square = limit * matrix.shape[-1] ** 0.5, jnp.sum(jnp.square(matrix))
+        return jnp.where(square > most**2, most * jax.lax.rsqrt(jnp.maximum(square, most**2)), 1.0) * matrix
+
+    return jax.tree.map(one, weights)
+
+
 NETWORKS = {network.name: network for network in (LINEAR, MLP, GATED_MLP)}

@@ -158,6 +158,13 @@ def project_step(
     return projected.astype(q.dtype), ProjectionState(m, norm_sum)
 
 
+def unit(q: Float[Array, "*n k"], epsilon: float = 1e-12) -> Float[Array, "*n k"]:
+    """q' / |q'|: RMS-normalised to the length that keys have; what is shorter than sqrt(epsilon) shrinks to 0."""
+    sums = jnp.dtype(jnp.float64 if q.dtype == jnp.float64 else jnp.float32)
+    square = _square_norm(q, sums)[..., None]
+    return (q.astype(sums) * jax.lax.rsqrt(square + epsilon)).astype(q.dtype)
+
+
 def _counted(keys: Float[Array, "*n k"], normalisation: str, sums: jnp.dtype) -> Float[Array, "*n k"]:
     """The keys as the sums count them, lengths taken in the dtype `sums`; a zero key counts for nothing in both forms."""
     if normalisation not in NORMALISATIONS:

@@ -1,4 +1,4 @@
-"""A memory over a whole sequence and over any part of one: chunk after chunk, with an open chunk carried in the state.
+"""A memory over a whole sequence and over any part of one: all heads of all sequences, chunks, shards, projected queries.
 
 Lengths, everywhere: `chunk`, tokens whose gradients are taken at the same weights; `shard`, tokens after which a local memory
 begins anew; `window`, tokens whose losses each update descends. A shard is a whole number of chunks.
@@ -7,84 +7,125 @@ begins anew; `window`, tokens whose losses each update descends. A shard is a wh
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from atlas_jax.memory.dual import FastState, Loss, Tokens, advance, start
-from atlas_jax.memory.networks import Network, Weights
+from atlas_jax.memory.chunks import Chunks, run_chunks
+from atlas_jax.memory.networks import Weights
+from atlas_jax.memory.projection import NORMALISATIONS, ProjectionState, persistent_state, project_chunk, reset, unit
+from atlas_jax.memory.rule import Rule
+from atlas_jax.memory.tokens import Tokens
+
+TIME = 2  # the axis of time in [b, h, t, ...]
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How a memory goes through time; static under jit.
+    """How a memory learns and goes through time; static under jit.
 
     Attributes:
-      network: of the memory.
+      rule: of learning.
       chunk: tokens whose gradients are taken at the same weights.
-      window: tokens whose losses each update descends, itself included (the Omega rule; 1 is Titans).
       shard: tokens after which the memory begins anew; a multiple of chunk, None never.
-      loss: what it descends.
+      projection: queries are mapped into the span of the keys seen, by "norm_sum" or "per_key" (`atlas_jax.memory.projection`);
+        None: queries as they are.
+      span: where the keys of the projection begin anew: with the "shard", or with every "chunk".
+      group: chunks that a backward pass holds at a time, see `chunks.Chunks`.
 
     Raises:
-      ValueError: a length is not positive, or shard is no multiple of chunk.
+      ValueError: a length is not positive, shard is no multiple of chunk, or a name is unknown.
     """
 
-    network: Network
+    rule: Rule
     chunk: int = 64
-    window: int = 1
     shard: int | None = None
-    loss: Loss = "l2"
+    projection: str | None = None
+    span: Literal["shard", "chunk"] = "shard"
+    group: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("chunk", self.chunk), ("window", self.window), ("shard", self.shard)):
+        for name, value in (("chunk", self.chunk), ("shard", self.shard), ("group", self.group)):
             if value is not None and value < 1:
                 raise ValueError(f"MemoryConfig.{name} is {value}, expected at least 1")
         if self.shard is not None and self.shard % self.chunk:
             raise ValueError(f"MemoryConfig.shard is {self.shard}, expected a multiple of chunk = {self.chunk}")
+        for name, known in (("projection", (None, *NORMALISATIONS)), ("span", ("shard", "chunk"))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"MemoryConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, known))}"
+                )
+
+
+class Beginning(NamedTuple):
+    """What a memory begins every sequence and every shard with: parameters of every head.
+
+    Attributes:
+      weights: each [h, i, o].
+      scales: [h, i] of polynomial features, see `features.init_scales`; None: keys and queries as they are.
+      persistent: [h, p, d], keys that the projection knows from the start; None without projection.
+    """
+
+    weights: Weights
+    scales: Float[Array, "h i"] | None = None
+    persistent: Float[Array, "h p d"] | None = None
 
 
 class MemoryState(NamedTuple):
     """A memory between two calls.
 
     Attributes:
-      fast: weights, momentum and window of every head, each array [b, h, ...].
+      heads: the rule's state of every head, each array [b, h, ...].
+      projection: of every head; None without.
+      age: 0 where a sequence or shard begins, so that the next token finds it anew; int32, one for all. Tokens since the shard
+        began, 0 to shard - 1; without shards 1 from the first token on.
       phase: tokens since the open chunk began, 0 to chunk - 1; int32, one for all.
-      age: tokens since the shard began, 0 to shard - 1; int32, 0 where there are no shards.
     """
 
-    fast: FastState
-    phase: Int[Array, ""]
+    heads: Any
+    projection: ProjectionState | None
     age: Int[Array, ""]
+    phase: Int[Array, ""]
 
 
-def init_state(config: MemoryConfig, initial: Weights, batch: int, *, width: int, value_width: int) -> MemoryState:
+def init_state(config: MemoryConfig, beginning: Beginning, batch: int, *, width: int, value_width: int) -> MemoryState:
     """The state before the first token.
+
+    Any state of this structure with age and phase 0 is one: the beginning is put in place when the first chunk opens.
 
     Args:
       config: of the memory.
-      initial: its first weights, each [h, i, o]; the same for all sequences.
+      beginning: what all sequences begin with.
       batch: sequences.
       width, value_width: channels of a key and of a value.
+
+    Raises:
+      ValueError: the config projects and there are no persistent keys.
     """
-    one = jax.vmap(lambda weights: start(weights, config.window, width, value_width))(initial)
-    fast = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), one)
-    return MemoryState(fast, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    one = jax.vmap(lambda weights: config.rule.start(weights, width, value_width))(beginning.weights)
+    heads = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), one)
+    projection = None
+    if config.projection is not None:
+        if beginning.persistent is None:
+            raise ValueError("beginning.persistent is None, expected the keys that the projection begins with")
+        projection = persistent_state(beginning.persistent, batch, config.projection)
+    return MemoryState(heads, projection, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def run(
-    config: MemoryConfig, initial: Weights, tokens: Tokens, state: MemoryState | None = None
+    config: MemoryConfig, beginning: Beginning, tokens: Tokens, state: MemoryState | None = None
 ) -> tuple[Float[Array, "b h t v"], MemoryState]:
     """Learns and reads a stretch of every sequence.
 
-    Any split of a sequence gives what the whole gives: without a state the stretch is known to begin a chunk, so that full
-    chunks go through one `lax.scan`; with one, every piece may hold the end of one chunk and the beginning of the next.
+    Any split of a sequence gives what the whole gives. Without a state, whole shards go side by side as a larger batch: the
+    scan is as long as one of them.
 
     Args:
       config: static.
-      initial: first weights of every head, each [h, i, o]; what a shard begins from.
+      beginning: parameters; what a sequence and a shard begin with.
       tokens: query and key [b, h, t, d], value [b, h, t, v], gates [b, h, t].
       state: where the last call stopped; None starts the sequences.
 
@@ -94,121 +135,101 @@ def run(
     Raises:
       ValueError: no token.
     """
-    batch, _, length, width = tokens.query.shape
+    length = tokens.query.shape[TIME]
     if length < 1:
         raise ValueError(f"run: {length} tokens, expected at least 1")
-    beginning = init_state(config, initial, batch, width=width, value_width=tokens.value.shape[-1])
-    if state is None and config.shard is not None and length % config.shard == 0:
-        return _shards_as_batch(config, initial, tokens, config.shard)
-    aligned = state is None
-    state = beginning if state is None else state
-    pieces, rest = divmod(length, config.chunk)
-
-    def piece(state: MemoryState, tokens: Tokens) -> tuple[MemoryState, Array]:
-        return _aligned(config, beginning, state, tokens) if aligned else _piece(config, beginning, state, tokens)
-
-    outputs = []
-    if pieces:
-        full = jax.tree.map(lambda x: _cut(x[:, :, : pieces * config.chunk], config.chunk), tokens)
-        state, stacked = jax.lax.scan(jax.checkpoint(piece), state, full)
-        outputs.append(_joined(stacked))
-    if rest:
-        state, last = piece(state, jax.tree.map(lambda x: x[:, :, pieces * config.chunk :], tokens))
-        outputs.append(last)
-    return jnp.concatenate(outputs, axis=2), state
+    if state is not None or config.shard is None or length <= config.shard:
+        return _run(config, beginning, tokens, state)
+    whole = length // config.shard * config.shard
+    outputs, state = _shards_as_batch(config, beginning, jax.tree.map(lambda x: x[:, :, :whole], tokens), config.shard)
+    if whole == length:
+        return outputs, state
+    rest, state = _run(config, beginning, jax.tree.map(lambda x: x[:, :, whole:], tokens), None)
+    return jnp.concatenate([outputs, rest], axis=TIME), state
 
 
-def step(config: MemoryConfig, initial: Weights, tokens: Tokens, state: MemoryState) -> tuple[Array, MemoryState]:
+def _run(
+    config: MemoryConfig, beginning: Beginning, tokens: Tokens, given: MemoryState | None
+) -> tuple[Float[Array, "b h t v"], MemoryState]:
+    batch, _, _, width = tokens.query.shape
+    new = init_state(config, beginning, batch, width=width, value_width=tokens.value.shape[-1])
+    chunks = Chunks(config.chunk, TIME, config.group)
+
+    # Only a state from elsewhere, or a shard's end, can ask for a new beginning.
+    resets = given is not None or config.shard is not None
+    open = partial(open_chunk if resets else _opened, config, new)
+
+    def advance(state: MemoryState, tokens: Tokens, count: Int[Array, ""]) -> tuple[MemoryState, Array]:
+        return advance_chunk(config, beginning.scales, state, tokens, count)
+
+    state, phase = (new, None) if given is None else (given, given.phase)
+    outputs, state, phase = run_chunks(chunks, open, advance, state, phase, tokens)
+    return outputs, state._replace(phase=phase)
+
+
+def step(
+    config: MemoryConfig, beginning: Beginning, tokens: Tokens, state: MemoryState
+) -> tuple[Float[Array, "b h 1 v"], MemoryState]:
     """One token: `run` on a stretch of one."""
-    return run(config, initial, tokens, state)
+    return run(config, beginning, tokens, state)
 
 
-def _cut(x: Float[Array, "b h t *rest"], size: int) -> Float[Array, "n b h c *rest"]:
-    return jnp.moveaxis(x.reshape(*x.shape[:2], -1, size, *x.shape[3:]), 2, 0)
+def open_chunk(config: MemoryConfig, new: MemoryState, state: MemoryState) -> MemoryState:
+    """The memory as a new chunk finds it; everything anew where a sequence or shard begins, in the projection both sums.
+
+    Args:
+      config: of the memory.
+      new: `init_state`.
+      state: after the last chunk.
+    """
+    begins = state.age == 0
+    state = _opened(config, new, state)
+    heads = jax.tree.map(lambda new, old: jnp.where(begins, new, old), new.heads, state.heads)
+    projection = state.projection
+    if projection is not None and new.projection is not None:
+        projection = reset(projection, new.projection, begins)
+    return state._replace(heads=heads, projection=projection)
 
 
-def _joined(x: Float[Array, "n b h c v"]) -> Float[Array, "b h t v"]:
-    n, b, h, c, v = x.shape
-    return jnp.moveaxis(x, 0, 2).reshape(b, h, n * c, v)
+def _opened(config: MemoryConfig, new: MemoryState, state: MemoryState) -> MemoryState:
+    """A new chunk of a sequence and shard under way."""
+    projection = new.projection if config.span == "chunk" else state.projection
+    return state._replace(heads=jax.vmap(jax.vmap(config.rule.open))(state.heads), projection=projection)
 
 
-def _advance(
-    config: MemoryConfig, fast: FastState, tokens: Tokens, learnt: Bool[Array, " t"] | None = None
-) -> tuple[FastState, Array]:
-    taught = jnp.ones(tokens.query.shape[2], bool) if learnt is None else learnt
+def advance_chunk(
+    config: MemoryConfig, scales: Float[Array, "h i"] | None, state: MemoryState, tokens: Tokens, count: Int[Array, ""]
+) -> tuple[MemoryState, Float[Array, "b h t v"]]:
+    """Learns and reads the first `count` tokens, all of the open chunk; see `rule.Rule.advance`. The phase is the caller's."""
+    projection = state.projection
+    if projection is not None and config.projection is not None:
+        there = (jnp.arange(tokens.key.shape[TIME], dtype=count.dtype) < count)[None, None, :, None]
+        keys = jnp.where(there, tokens.key, 0.0)
+        query, projection = project_chunk(projection, tokens.query, keys, config.projection)
+        tokens = tokens._replace(query=unit(query))
 
-    def one(fast: FastState, tokens: Tokens) -> tuple[FastState, Array]:
-        return advance(config.network, fast, tokens, taught, window=config.window, loss=config.loss)
+    def one(state: PyTree, tokens: Tokens, scales: Array | None) -> tuple[PyTree, Array]:
+        return config.rule.advance(state, tokens, count, scales)
 
-    return jax.vmap(jax.vmap(one))(fast, tokens)
+    by_head = jax.vmap(one, in_axes=(0, 0, None if scales is None else 0))
+    heads, outputs = jax.vmap(by_head, in_axes=(0, 0, None))(state.heads, tokens, scales)
+    age = jnp.minimum(state.age + count, 1) if config.shard is None else (state.age + count) % config.shard
+    return MemoryState(heads, projection, age, state.phase), outputs
 
 
-def _shards_as_batch(config: MemoryConfig, initial: Weights, tokens: Tokens, shard: int) -> tuple[Array, MemoryState]:
-    """Whole shards do not know of one another: they go side by side, and the scan is as long as one of them."""
+def _shards_as_batch(
+    config: MemoryConfig, beginning: Beginning, tokens: Tokens, shard: int
+) -> tuple[Float[Array, "b h t v"], MemoryState]:
+    """Whole shards do not know of one another."""
     batch, heads, length, _ = tokens.query.shape
     count = length // shard
-    beside = jax.tree.map(lambda x: _cut(x, shard).reshape(count * batch, heads, shard, *x.shape[3:]), tokens)
-    outputs, state = run(replace(config, shard=None), initial, beside)
-    last = jax.tree.map(lambda x: x.reshape(count, batch, *x.shape[1:])[-1], state.fast)
-    return _joined(outputs.reshape(count, batch, *outputs.shape[1:])), MemoryState(last, state.phase, state.age)
 
+    def beside(x: Float[Array, "b h t *rest"]) -> Float[Array, "nb h s *rest"]:
+        cut = jnp.moveaxis(x.reshape(batch, heads, count, shard, *x.shape[3:]), 2, 0)
+        return cut.reshape(count * batch, heads, shard, *x.shape[3:])
 
-def _opened(config: MemoryConfig, beginning: MemoryState, state: MemoryState) -> FastState:
-    """The memory as a new chunk finds it: gradients from its weights of now, or everything anew where a shard begins."""
-    fast = state.fast._replace(base=state.fast.weights)
-    if config.shard is None:
-        return fast
-    return jax.tree.map(lambda new, old: jnp.where(state.age == 0, new, old), beginning.fast, fast)
-
-
-def _later(config: MemoryConfig, state: MemoryState, fast: FastState, count: int) -> MemoryState:
-    age = state.age if config.shard is None else (state.age + count) % config.shard
-    return MemoryState(fast, (state.phase + count) % config.chunk, age)
-
-
-def _aligned(
-    config: MemoryConfig, beginning: MemoryState, state: MemoryState, tokens: Tokens
-) -> tuple[MemoryState, Array]:
-    """A piece that begins a chunk."""
-    fast, outputs = _advance(config, _opened(config, beginning, state), tokens)
-    return _later(config, state, fast, outputs.shape[2]), outputs
-
-
-def _piece(
-    config: MemoryConfig, beginning: MemoryState, state: MemoryState, tokens: Tokens
-) -> tuple[MemoryState, Array]:
-    """A piece of at most a chunk that begins anywhere in one: the rest of the open chunk, then the beginning of the next."""
-    length = tokens.query.shape[2]
-    left = config.chunk - state.phase  # of the open chunk; all of a new one where the phase is 0
-
-    def within(state: MemoryState, tokens: Tokens) -> tuple[MemoryState, Array]:
-        fast = jax.tree.map(
-            lambda new, old: jnp.where(state.phase == 0, new, old), _opened(config, beginning, state), state.fast
-        )
-        fast, outputs = _advance(config, fast, tokens)
-        return _later(config, state, fast, length), outputs
-
-    def across(state: MemoryState, tokens: Tokens) -> tuple[MemoryState, Array]:
-        old = jnp.arange(length, dtype=left.dtype) < left
-        first, before = _advance(config, state.fast, tokens, old)
-        # The window of the next chunk is the same tokens: only weights and momentum of the first part are taken over.
-        between = MemoryState(
-            first._replace(past=state.fast.past), jnp.zeros_like(state.phase), _aged(config, state, left)
-        )
-        opened = _opened(config, beginning, between)
-        new_shard = config.shard is not None
-        tokens_now = _forgotten(tokens, old & (between.age == 0)) if new_shard else tokens
-        second, after = _advance(config, opened, tokens_now, ~old)
-        return _later(config, state, second, length), jnp.where(old[:, None], before, after)
-
-    return jax.lax.cond(left >= length, within, across, state, tokens)
-
-
-def _aged(config: MemoryConfig, state: MemoryState, count: Int[Array, ""]) -> Int[Array, ""]:
-    return state.age if config.shard is None else (state.age + count) % config.shard
-
-
-def _forgotten(tokens: Tokens, gone: Bool[Array, " t"]) -> Tokens:
-    """Tokens of an earlier shard stand in no window of this one."""
-    strength = jnp.where(gone, 0.0, tokens.gates.strength)
-    return tokens._replace(gates=tokens.gates._replace(strength=strength))
+    outputs, state = _run(replace(config, shard=None), beginning, jax.tree.map(beside, tokens), None)
+    state = state._replace(age=jnp.zeros_like(state.age))
+    state = jax.tree.map(lambda x: x.reshape(count, batch, *x.shape[1:])[-1] if x.ndim else x, state)
+    outputs = jnp.moveaxis(outputs.reshape(count, batch, heads, shard, -1), 0, 2)
+    return outputs.reshape(batch, heads, length, -1), state

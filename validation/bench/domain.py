@@ -19,6 +19,9 @@ HELD_OUT_TOKENS = 192 * LENGTH
 HELD_OUT_SHARE = 0.1  # of the corpus, at most
 TOKENS = 240 * TOKENS_A_STEP  # of a case: 122,880
 FEWEST_TOKENS = 24 * TOKENS_A_STEP
+# Samples of few rows differ by more than the controls' four samples show: with 221 rows (a table of 46 hospitals) one of four
+# resamples lacked a hospital, and models of it failed on that one.
+FEWEST_ROWS = 256
 STEPS = 240  # of a label model: one pass over a case, more over a smaller one, as do its controls
 TAIL_SHARE = 0.1  # the rarest decile
 GROUP_TOKENS = 400  # held-out targets that a group needs to be judged by itself
@@ -85,6 +88,7 @@ class Domain:
             raise TooSmall(
                 f"half a case of {self.name}: {self.tokens // 2:,} tokens, expected at least {FEWEST_TOKENS:,}"
             )
+        _check_rows(f"half a case of {self.name}", self.tokens // 2, self._pool_sizes)
         return replace(self, tokens=self.tokens // 2)
 
     def encode(self, rows: Rows) -> list[Int[np.ndarray, " t"]]:
@@ -213,8 +217,16 @@ def lay_out(name: str, rows: Rows, *, label: str | None = None, tokens: int = TO
     if tokens < FEWEST_TOKENS:
         needed = round(FEWEST_TOKENS * 4 / (1 - HELD_OUT_SHARE))
         raise TooSmall(f"corpus {name}: {int(ends[-1]):,} tokens in {len(rows):,} rows, expected at least {needed:,}")
+    _check_rows(f"a case of {name}", tokens, sizes[middle:])
     tokenizer = train_bpe(trusted.texts(), VOCABULARY)
     return Domain(name, rows.fingerprint(), label, held_out, trusted, pool, tokenizer, tokens, STEPS)
+
+
+def _check_rows(what: str, tokens: int, pool: Int[np.ndarray, " n"]) -> None:
+    """Refuses cases of too few rows, each of about the mean size of the pool's."""
+    rows = round(tokens / pool.mean())
+    if rows < FEWEST_ROWS:
+        raise TooSmall(f"{what}: about {rows:,} rows, expected at least {FEWEST_ROWS:,}")
 
 
 def _sizes(rows: Rows, tokenizer: Tokenizer) -> Int[np.ndarray, " n"]:

@@ -76,7 +76,7 @@ class Desk:
     Attributes:
       table: its results.
       chains: folder where generations that models wrote are kept between runs.
-      say: told what is skipped and why, and every finished case.
+      say: told what begins, what is skipped and why, and every finished case.
     """
 
     table: Table
@@ -107,6 +107,7 @@ def build(desk: Desk, corpora: Sequence[str], *, renew: bool = False, quick: boo
                 f"changed: {name} is not what {len(stale)} cases of the table were made of; --renew takes the new rows"
             )
             continue
+        desk.say(f"building {name}: {len(wanted)} cases")
         added = 0
         for recipe in wanted:
             if desk.table.cases.get(recipe.id) is not None and not renew:
@@ -176,6 +177,7 @@ def known_controls(desk: Desk, domain: Domain, at_once: int, *, recursion: bool)
     name = f"{domain.name}/{domain.tokens}"
     line = desk.table.controls.get(name)
     if line is None or line["corpus_hash"] != domain.fingerprint or (recursion and "slope" not in line):
+        desk.say(f"training the controls of {domain.name}, {domain.tokens:,} tokens a case")
         began = time.monotonic()
         outcomes = train_controls(domain, at_once=at_once)
         found: Line = {"losses": control_losses(outcomes)}

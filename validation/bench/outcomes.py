@@ -16,7 +16,7 @@ from validation.bench.domain import VOCABULARY, Domain, HeldOut
 from validation.bench.rows import Rows
 from validation.bench.training import LENGTH, Trainee, measure, train
 
-# Two layers of width 32, 98k parameters: a family that no detector of this project uses.
+# Two layers of width 32, 86k parameters: a family that no detector of this project uses.
 LABEL_MODEL = Trainee(
     transformer,
     replace(

@@ -14,7 +14,7 @@ from validation.bench.domain import Domain, lay_out
 from validation.bench.rows import Kind, Rows
 
 # What the real sizes come to here: cases of about 3,000 tokens.
-SIZES = {"FEWEST_TOKENS": 512, "GROUP_TOKENS": 60, "STEPS": 20}
+SIZES = {"FEWEST_TOKENS": 512, "FEWEST_ROWS": 8, "GROUP_TOKENS": 60, "STEPS": 20}
 CLASSES = ("sea", "hill", "town", "field")
 THINGS = {
     "sea": ("boats", "nets", "shells", "waves", "sails", "ropes"),

@@ -259,6 +259,18 @@ def test_half_a_case_that_is_too_small_is_refused(monkeypatch):
         domain.halved()
 
 
+def test_cases_of_too_few_rows_are_refused(monkeypatch):
+    domain, rows = tiny("table"), READERS["table"]()
+    half_of_pool = len(domain.pool) // 2
+    monkeypatch.setattr(domains, "FEWEST_ROWS", half_of_pool)
+    assert lay_out("enough", rows).tokens == domain.tokens
+    with pytest.raises(TooSmall, match=rf"half a case of tiny table: about \d+ rows, expected at least {half_of_pool}"):
+        domain.halved()
+    monkeypatch.setattr(domains, "FEWEST_ROWS", half_of_pool + 2)
+    with pytest.raises(TooSmall, match=rf"a case of few: about \d+ rows, expected at least {half_of_pool + 2}"):
+        lay_out("few", rows)
+
+
 @pytest.mark.parametrize("count", [60, 1, 0])
 def test_a_corpus_that_is_too_small_is_named(count):
     rows = READERS["text"]().take(range(count))

@@ -75,14 +75,16 @@ def test_building_twice_adds_nothing(desk):
     before = lines(desk, "cases")
     assert len(before) == CASES + OF_SERIES
     assert desk.said == [
-        f"built {name}: {count} cases, {count} of them new"
+        said
         for name, count in ((TEXT, CASES), ("tiny series", OF_SERIES))
+        for said in (f"building {name}: {count} cases", f"built {name}: {count} cases, {count} of them new")
     ]
     build(desk, [TEXT])
     build(reread(desk), [TEXT, "tiny series"])
     build(reread(desk), [TEXT], renew=True)
     assert lines(desk, "cases") == before
-    assert all("0 of them new" in said for said in desk.said[2:])
+    assert all("0 of them new" in said for said in desk.said[5::2])
+    assert len(desk.said) == 4 + 8
     assert desk.table.status() == {"clean": 0, "collapsing": 0, "grey": 0, "pending": CASES + OF_SERIES}
 
 
@@ -193,7 +195,10 @@ def test_a_corpus_that_is_too_small_or_missing_is_named_and_the_others_go_on(des
     build(desk, [TEXT, "tiny series"])
     assert desk.said[0].startswith(f"skipped {TEXT}: ")
     assert reason in desk.said[0]
-    assert desk.said[1:] == [f"built tiny series: {OF_SERIES} cases, 0 of them new"]
+    assert desk.said[1:] == [
+        f"building tiny series: {OF_SERIES} cases",
+        f"built tiny series: {OF_SERIES} cases, 0 of them new",
+    ]
     desk.said.clear()
     label(desk, [TEXT, "tiny series"], at_once=1)
     assert [said for said in desk.said if reason in said and TEXT in said]
@@ -219,7 +224,8 @@ def not_applicable(material, strength, seed):
 def test_labels_say_what_fired_and_by_how_much(desk, world):
     build(desk, [TEXT])
     label(desk, [TEXT], at_once=1)
-    assert len(desk.said) == 1 + CASES
+    assert desk.said[2].startswith(f"training the controls of {TEXT}, ")
+    assert len(desk.said) == 2 + 2 + CASES  # building, built, controls of two sizes, a line a case
     assert desk.table.status()["pending"] == 0
     for line in without_seconds(desk):
         case = desk.table.cases.get(line["id"])

