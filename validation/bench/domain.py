@@ -19,8 +19,8 @@ HELD_OUT_TOKENS = 192 * LENGTH
 HELD_OUT_SHARE = 0.1  # of the corpus, at most
 TOKENS = 240 * TOKENS_A_STEP  # of a case: 122,880
 FEWEST_TOKENS = 24 * TOKENS_A_STEP
-# Samples of few rows differ by more than the controls' four samples show: with 221 rows (a table of 46 hospitals) one of four
-# resamples lacked a hospital, and models of it failed on that one.
+# Samples of few rows differ by more than the controls' four samples show: with 221 rows of a table of 43 hospitals, one
+# of four resamples lacked three of them and was labelled collapsing.
 FEWEST_ROWS = 256
 STEPS = 240  # of a label model: one pass over a case, more over a smaller one, as do its controls
 TAIL_SHARE = 0.1  # the rarest decile
