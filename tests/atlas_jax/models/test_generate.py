@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_jax.models import registered
-from atlas_jax.models.generate import generate, greedy, truncate
+from atlas_jax.models.generate import generate, greedy, kth_largest, truncate
 from spectral.resonance import ResonanceConfig
 
 MODEL = registered()["resonance"]
@@ -98,3 +98,11 @@ def test_nothing_to_feed_or_to_draw_is_refused(params, prompt):
         generate(MODEL, CONFIG, params, prompt[:, :0], jax.random.key(0), tokens=3)
     with pytest.raises(ValueError, match="prompt of 11 tokens, 0 to draw"):
         generate(MODEL, CONFIG, params, prompt, jax.random.key(0), tokens=0)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 37))
+def test_kth_largest_is_exact(seed, k):
+    x = np.random.default_rng(seed).normal(size=(3, 37)).astype(np.float32)
+    x[0, :5], x[1, 3:20], x[2, 7] = -np.inf, x[1, 0], 0.0
+    found = kth_largest(jnp.asarray(x), k)
+    np.testing.assert_array_equal(np.asarray(found)[:, 0], np.sort(x, axis=-1)[:, -k])

@@ -8,12 +8,10 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spectral import eigenstate
 from validation.bench.generators import model_generation, ngram_generation
-from validation.bench.generators.model import WINDOW, draw, kth_largest, sample
+from validation.bench.generators.model import WINDOW, draw, sample
 from validation.bench.generators.streams import LONGEST, STREAMS, collect, longest_document
 
 EOS = 0
@@ -209,14 +207,6 @@ def test_contexts_that_never_occurred_leave_the_draw_to_shorter_ones():
     assert after.total() > 1200
     found = [after[token] / after.total() for token in range(5)]
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / after.total() ** 0.5)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 37))
-def test_kth_largest_is_exact(seed, k):
-    x = np.random.default_rng(seed).normal(size=(3, 37)).astype(np.float32)
-    x[0, :5], x[1, 3:20], x[2, 7] = -np.inf, x[1, 0], 0.0
-    found = kth_largest(jnp.asarray(x), k)
-    np.testing.assert_array_equal(np.asarray(found)[:, 0], np.sort(x, axis=-1)[:, -k])
 
 
 def test_draws_have_the_probabilities_of_the_softmax(key):
