@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from math import factorial
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -42,6 +43,7 @@ NetworkName = Literal["linear", "mlp", "gated mlp"]
 # whose rows is seen rarely.
 EMBEDDING_SCALE = 30.0
 HEAD_SCALE = 0.1  # of the logits at the start
+DELTA_LIMIT = 2.0  # of rate |phi(k)|^2, see `memory.delta`
 BRANCH_SCALE = 0.1  # of what all branches together add to the residual stream at the start, beside the embedding's 1
 
 
@@ -122,10 +124,7 @@ class AtlasConfig:
                 raise ValueError(
                     f"AtlasConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, names))}"
                 )
-        if self.rule == "delta" and self.network != "linear":
-            raise ValueError(f"AtlasConfig.network is {self.network!r}, expected 'linear' for the rule 'delta'")
-        if not self.rate > 0:
-            raise ValueError(f"AtlasConfig.rate is {self.rate}, expected more than 0")
+        _check_rule(self)
         if not self.chunks and self.global_chunk is None:
             raise ValueError("AtlasConfig.chunks is (), expected at least one chunk where there is no global_chunk")
         if self.global_chunk is not None and (self.shard is None or self.shard % self.global_chunk):
@@ -135,6 +134,22 @@ class AtlasConfig:
         if self.block == "context":
             context_memory(memories(self))
         memories(self)
+
+
+def _check_rule(config: AtlasConfig) -> None:
+    """Refuses a rule that cannot have this network, or a rate that it cannot bear."""
+    if not config.rate > 0:
+        raise ValueError(f"AtlasConfig.rate is {config.rate}, expected more than 0")
+    if config.rule != "delta":
+        return
+    if config.network != "linear":
+        raise ValueError(f"AtlasConfig.network is {config.network!r}, expected 'linear' for the rule 'delta'")
+    length = sum(1 / factorial(i) for i in range(config.degree + 1)) if config.degree else 1.0  # |phi(k)|^2
+    if config.rate * length > DELTA_LIMIT:
+        raise ValueError(
+            f"AtlasConfig.rate is {config.rate}, expected at most {DELTA_LIMIT / length:.3g} for the rule 'delta', whose memory "
+            "could grow without bound"
+        )
 
 
 class AtlasState(NamedTuple):

@@ -45,6 +45,8 @@ def tokens_of(config, length, batch=2, seed=0):
         ({"dtype": "float16"}, "dtype is 'float16', expected one of float32, bfloat16"),
         ({"rule": "delta"}, "network is 'mlp', expected 'linear' for the rule 'delta'"),
         ({"rate": 0.0}, "rate is 0.0, expected more than 0"),
+        ({"rule": "delta", "network": "linear", "rate": 2.1}, "rate is 2.1, expected at most 2 for the rule 'delta'"),
+        ({"rule": "delta", "network": "linear", "rate": 1.0, "degree": 2}, "rate is 1.0, expected at most 0.8"),
         ({"chunks": ()}, r"chunks is \(\), expected at least one chunk"),
         ({"shard": 8, "global_chunk": 3}, "global_chunk is 3, expected a divisor of shard = 8"),
         ({"global_chunk": 8}, "global_chunk is 8, expected a divisor of shard = None"),
