@@ -118,8 +118,8 @@ class AtlasConfig:
             raise ValueError(
                 f"AtlasConfig.d_model is {self.d_model}, expected a multiple of 2 heads = {2 * self.heads}"
             )
-        known = {"block": get_args(Kind), "rule": get_args(RuleName), "dtype": ("float32", "bfloat16")}
-        for name, names in (known | {"degree": (None, *DEGREES)}).items():
+        names_of = {"block": get_args(Kind), "rule": get_args(RuleName), "dtype": ("float32", "bfloat16")}
+        for name, names in (names_of | {"degree": (None, *DEGREES)}).items():
             if getattr(self, name) not in names:
                 raise ValueError(
                     f"AtlasConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, names))}"
@@ -131,9 +131,9 @@ class AtlasConfig:
             raise ValueError(
                 f"AtlasConfig.global_chunk is {self.global_chunk}, expected a divisor of shard = {self.shard}"
             )
+        known = memories(self)
         if self.block == "context":
-            context_memory(memories(self))
-        memories(self)
+            context_memory(known)
 
 
 def _check_rule(config: AtlasConfig) -> None:

@@ -13,6 +13,7 @@ import pytest
 from atlas_jax.models import transformer
 from benchmarks import memory_quality
 from benchmarks.quality import lineup, mad, memory_tasks, needle, state_tracking, trials
+from benchmarks.quality.corpora import Corpus
 from benchmarks.quality.records import Records
 
 
@@ -144,9 +145,12 @@ def test_impossible_examples_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", [name for name in memory_tasks.TASKS if name != "needle"])
-def test_a_task_draws_what_its_models_can_read(name):
+@pytest.mark.parametrize("name", memory_tasks.TASKS)
+def test_a_task_draws_what_its_models_can_read(name, monkeypatch):
     """Parts differ, equal arguments draw equal examples, and no token is beyond the vocabulary or the context."""
+    text = "".join(f"{i} bottles of beer on the wall, {i} bottles of beer.\n" for i in range(300))
+    monkeypatch.setattr(memory_tasks, "read_corpus", lambda name, data: Corpus([text], [text], [text]))
+    monkeypatch.setattr(memory_tasks, "CORPUS_TOKENS", 300)
     task = memory_tasks.open_task(name, 64)
     training = task.training(10, memory_tasks.TRAINING)
     np.testing.assert_array_equal(training, task.training(10, memory_tasks.TRAINING))
@@ -168,6 +172,7 @@ def test_models_are_of_one_size_and_the_feed_forward_makes_them_so():
     assert found[0].name == lineup.EVERYTHING
     trials.parameters_agree([contestant._replace(preset="any") for contestant in found], memory_quality.EQUAL)
     assert [one.preset for one in found if one.name in ("delta", "muon", "window")] == ["one-size"] * 3
+    assert {one.name: one.config.rate for one in found if "delta" in one.name} == {"delta": 1.0, "delta-negative": 2.0}
     assert all(one.config.chunks == (64,) for one in found if one.preset == "chunk-64")
     state = {(one.name, one.preset): lineup.state_bytes(one) for one in found}
     everything = state.pop((lineup.EVERYTHING, "one-size"))
@@ -217,6 +222,37 @@ class Trainer:
     def measure(self, contestant, params, examples):
         asked = np.tile(examples[:, 1] >= 0, (len(params["seed"]), 1, 1))
         return asked * params["bits"][:, None, None], asked & (params["seed"] == 1)[:, None, None]
+
+
+class ByToken:
+    """Answers with the token it reads, as sure as it is told; sure[0] are two models."""
+
+    def apply(self, config, params, tokens):
+        return params["sure"] * jax.nn.one_hot(tokens, config.vocab_size), None
+
+
+def test_what_is_known_is_counted_by_level_whatever_their_lengths(monkeypatch):
+    def measure(contestant, params, examples):
+        one = [
+            trials.target_losses(contestant, {"sure": sure}, jnp.asarray(examples)) for sure in params["sure"].tolist()
+        ]
+        return tuple(np.stack([np.asarray(part) for part in parts]) for parts in zip(*one, strict=True))
+
+    monkeypatch.setattr(memory_quality, "measure", measure)
+    config = type("Config", (), {"vocab_size": 4})()
+    model = trials.Contestant("by token", "p", ByToken(), config, 1)
+    right = np.array([[[1, 2, 3], [1, 2, -1]]] * 4, np.int32)
+    half = right.copy()
+    half[:2, 1, 1] = 3
+    longer = np.array([[[1, 2, 3, 0], [0, -1, -1, -1]]], np.int32)
+    found = memory_quality.known(
+        model, {"sure": np.array([50.0, 0.1])}, {"half": half, "longer": longer, "right": right}
+    )
+    np.testing.assert_allclose(found["right"][:2], 1)
+    assert found["right"][2, 0] < 1e-6
+    assert 1.8 < found["right"][2, 1] < 2
+    np.testing.assert_allclose(found["half"], [[0.75] * 2, [0.5] * 2, [2, found["half"][2, 1]]])
+    np.testing.assert_allclose(found["longer"], [[0] * 2, [0] * 2, [2, 2]])  # capped at the uniform distribution
 
 
 def test_runs_are_tuned_recorded_with_what_is_equal_and_resumed(tmp_path, monkeypatch):
