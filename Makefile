@@ -21,10 +21,10 @@ validate: setup
 	$(RUN) -m validation.cascade $(DATA) $(ARGS)
 
 test: setup
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-fast: setup
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m "not slow"
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 lint: setup
 	$(VENV)/bin/ruff check .
