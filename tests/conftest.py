@@ -20,6 +20,13 @@ settings.register_profile("default", deadline=None, max_examples=25, suppress_he
 settings.load_profile("default")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Each takes memory maps, of which Linux allows a process 65,530: with all tests' programs in one, XLA crashed."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
