@@ -1,6 +1,8 @@
 """Strict settings for every test: four host devices, no silent promotion, warnings are errors, compiled code cached."""
 
+import itertools
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,12 +21,19 @@ compilation_cache()
 settings.register_profile("default", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
+TESTS = itertools.count(1)
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 25_000
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_compiled_programs():
-    """Each takes memory maps, of which Linux allows a process 65,530: with all tests' programs in one, XLA crashed."""
-    yield
-    jax.clear_caches()
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Forgets compiled programs when there are many; what is needed again comes from the cache on disk.
+
+    They take memory maps, of which Linux allows a process 65,530: with the programs of all tests XLA crashed.
+    """
+    if next(TESTS) % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
