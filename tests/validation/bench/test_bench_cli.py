@@ -63,6 +63,7 @@ def test_building_and_labelling_from_the_command_line(tmp_path, capsys, world):
     table = ["--table", str(tmp_path / "table")]
     assert main(["build", *table, "--corpora", TEXT]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        f"building {TEXT}: {CASES} cases",
         f"built {TEXT}: {CASES} cases, {CASES} of them new",
         f"0 clean, 0 collapsing, 0 grey, {CASES} pending",
     ]
