@@ -167,13 +167,6 @@ def _run(
     return outputs, state._replace(phase=phase)
 
 
-def step(
-    config: MemoryConfig, beginning: Beginning, tokens: Tokens, state: MemoryState
-) -> tuple[Float[Array, "b h 1 v"], MemoryState]:
-    """One token: `run` on a stretch of one."""
-    return run(config, beginning, tokens, state)
-
-
 def open_chunk(config: MemoryConfig, new: MemoryState, state: MemoryState) -> MemoryState:
     """The memory as a new chunk finds it; everything anew where a sequence or shard begins, in the projection both sums.
 

@@ -12,7 +12,7 @@ from memory_world import LENGTH, WIDTH, one, random_beginning, random_tokens
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.networks import MLP, NETWORKS
 from atlas_jax.memory.reference import Trace, reference
-from atlas_jax.memory.sequence import MemoryConfig, init_state, run, step
+from atlas_jax.memory.sequence import MemoryConfig, init_state, run
 
 
 def part(tokens, begin, end):
@@ -124,7 +124,7 @@ def test_token_by_token_is_the_whole():
         beginning, tokens = random_beginning("gated mlp"), random_tokens(batch=2)
         whole, _ = run(config, beginning, tokens)
         state = init_state(config, beginning, 2, width=WIDTH, value_width=WIDTH)
-        one_token = jax.jit(lambda tokens, state: step(config, beginning, tokens, state))
+        one_token = jax.jit(lambda tokens, state: run(config, beginning, tokens, state))
         for t in range(LENGTH):
             out, state = one_token(part(tokens, t, t + 1), state)
             np.testing.assert_allclose(out[:, :, 0], whole[:, :, t], atol=1e-11)

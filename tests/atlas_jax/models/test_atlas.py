@@ -135,9 +135,9 @@ def test_bfloat16_stays_near_float32():
     wide, _ = applied(replace(config, dtype="float32"))(parameters(config), tokens)
     assert narrow.dtype == jnp.float32
     error = np.abs(np.asarray(narrow - wide)).max() / np.abs(np.asarray(wide)).max()
-    assert 0 < error < 0.05  # measured .02; bfloat16 keeps 8 bits
+    assert 0 < error < 0.02  # measured .0037, between a split and the whole .0057; bfloat16 keeps 8 bits
     split, other = applied(config)(parameters(config), tokens[:, :10])
     rest, other = applied(config)(parameters(config), tokens[:, 10:], other)
     joined = np.concatenate([split, rest], axis=1)
-    np.testing.assert_allclose(joined, narrow, atol=0.05 * np.abs(np.asarray(narrow)).max())
+    np.testing.assert_allclose(joined, narrow, atol=0.02 * np.abs(np.asarray(narrow)).max())
     assert jax.tree.map(lambda x: x.dtype, other) == jax.tree.map(lambda x: x.dtype, state)
