@@ -143,9 +143,9 @@ def test_20_000_rows_of_400_bytes(clean_rows):
     words = " ".join(clean_rows).split()
     starts = rng.integers(0, len(words) - 60, 20_000)
     rows = [" ".join(words[start : start + 58]) for start in starts]
-    start = time.perf_counter()
+    start = time.process_time()
     find_duplicates(rows)
-    assert time.perf_counter() - start < 12  # about 2 s alone; a busy machine gets room
+    assert time.process_time() - start < 12  # processor time, so that a busy machine does not count; about 2 s
 
 
 def test_rows_that_a_publisher_removed():

@@ -125,10 +125,10 @@ def test_damage_moves_the_figures_that_are_for_it(clean_rows):
 
 def test_speed(clean_rows):
     rows = clean_rows * 3
-    start = time.perf_counter()
+    start = time.process_time()
     size = measured(rows).bytes
-    # 8 MB/s alone; the bar leaves room for a busy machine and for type checks.
-    assert size / (time.perf_counter() - start) > 1.5e6
+    # 8 MB a second of processor time, which waiting does not count in; the bar leaves room for type checks.
+    assert size / (time.process_time() - start) > 1.5e6
 
 
 def test_a_sampled_table_of_ngrams_stays_near(clean_rows):
