@@ -1,9 +1,11 @@
-"""One memory layer, forward and backward: tokens a second and memory of ours beside titans-pytorch's, at the same sizes.
+"""A memory layer and a model of four, forward and backward: tokens a second and memory of ours beside titans-pytorch's.
 
-Titans with an MLP memory, projections, convolution and gates included on our side; the peer is `NeuralMemory` of
+`layer` is Titans with an MLP memory, projections, convolution and gates included on our side; the peer is `NeuralMemory` of
 titans-pytorch with its gradients taken where each chunk starts, as the paper has it (`batch_size` = chunk), and its default
-memory of two layers and expansion 4. Every measurement is a process of its own; the sides take turns, so that both meet the
-same load.
+memory of two layers and expansion 4. `context` is memory as context (MAC): four blocks of attention, memory and feed-forward on
+bytes, with a loss; the peer is its `MemoryAsContextTransformer` of the same sizes, a memory in every block too, or, as
+`context-half`, in every second one of the peer only. Every measurement is a process of its own; the sides take turns, so that
+both meet the same load.
 
 XLA runs the small products of many heads one after the other on a CPU, so ours deals the sequences to as many host devices as
 there are cores. The peer needs PyTorch and titans-pytorch; without them it is left out, and the figures have no ratio.
@@ -29,12 +31,16 @@ from atlas_jax.distributed.mesh import usable_cores
 from benchmarks.quality.records import Records
 
 Side = Literal["jax", "torch"]
+What = Literal["layer", "context", "context-half"]
+BLOCKS, FEED_FORWARD, PERSISTENT, CONTEXT_EXPANSION = 4, 682, 4, 2  # of the peer's model; its feed-forward is 8/3 wide
 
 
 @dataclass(frozen=True)
 class Options:
     """Sizes and repetitions."""
 
+    what: What = "layer"
+    """What is measured."""
     batch: int = 4
     """Sequences; a multiple of the cores used."""
     heads: int = 4
@@ -76,40 +82,93 @@ def _timed(run: Callable[[], Any], repeats: int) -> tuple[float, int]:
 
 
 def measure_jax(options: Options) -> Cost:
-    """A step of our layer: value and gradients by parameters and inputs."""
+    """A step of ours: value and gradients by parameters, and by the inputs where they are no tokens."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
-    import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
+
+    jax.config.update("jax_num_cpu_devices", usable_cores())
+    mesh = jax.make_mesh((usable_cores(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params, inputs, step = _jax_layer(options) if options.what == "layer" else _jax_context(options)
+    inputs = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("data")))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    step = jax.jit(step)
+    seconds, added = _timed(lambda: jax.block_until_ready(step(params, inputs)), options.repeats)
+    return Cost(seconds, added, sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+
+def _jax_layer(options: Options) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
+    """Parameters, inputs and step of our layer."""
+    import jax
+    import jax.numpy as jnp
 
     from atlas_jax.memory.dual import Descent
     from atlas_jax.memory.networks import MLP
     from atlas_jax.memory.sequence import MemoryConfig
     from atlas_jax.nn.memory import MemoryLayer
 
-    jax.config.update("jax_num_cpu_devices", usable_cores())
-    mesh = jax.make_mesh((usable_cores(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     layer = MemoryLayer(options.heads, (MemoryConfig(Descent(MLP), options.chunk),), expansion=4)
-    shape = (options.batch, options.length, options.heads * options.width)
-    inputs = jax.device_put(jax.random.normal(jax.random.key(1), shape), NamedSharding(mesh, PartitionSpec("data")))
+    inputs = jax.random.normal(jax.random.key(1), (options.batch, options.length, options.heads * options.width))
     params = jax.jit(layer.init)(jax.random.key(0), inputs[:, :1])
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
-    def loss(params: Any, inputs: jax.Array) -> jax.Array:
+    def loss(params: Any, inputs: Any) -> Any:
         return jnp.mean(jnp.square(layer.apply(params, inputs)[0]))  # pyright: ignore[reportArgumentType]
 
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    seconds, added = _timed(lambda: jax.block_until_ready(step(params, inputs)), options.repeats)
-    return Cost(seconds, added, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    return params, inputs, jax.value_and_grad(loss, argnums=(0, 1))
+
+
+def _jax_context(options: Options) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
+    """Parameters, tokens and step of our model."""
+    import jax
+    import jax.numpy as jnp
+
+    from atlas_jax.models import atlas
+
+    config = atlas.AtlasConfig(
+        vocab_size=256,
+        d_model=options.heads * options.width,
+        layers=BLOCKS,
+        heads=options.heads,
+        feed_forward=FEED_FORWARD,
+        context=options.length,
+        block="context",
+        persistent=PERSISTENT,
+        chunks=(options.chunk,),
+        expansion=CONTEXT_EXPANSION,
+    )
+    params = jax.jit(lambda key: atlas.init(config, key))(jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (options.batch, options.length + 1), 0, config.vocab_size)
+
+    def loss(params: Any, tokens: Any) -> Any:
+        logits, _ = atlas.apply(config, params, tokens[:, :-1])
+        picked = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
+
+    return params, tokens, jax.value_and_grad(loss)
 
 
 def measure_torch(options: Options) -> Cost:
-    """The same of titans-pytorch's layer."""
+    """The same of titans-pytorch's."""
     import torch  # pyright: ignore[reportMissingImports]
-    from titans_pytorch import NeuralMemory  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     torch.set_num_threads(usable_cores())
+    model, inputs, loss = _torch_layer(options) if options.what == "layer" else _torch_context(options)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        inputs.grad = None
+        loss().backward()
+
+    seconds, added = _timed(step, options.repeats)
+    return Cost(seconds, added, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _torch_layer(options: Options) -> tuple[Any, Any, Callable[[], Any]]:
+    """Module, inputs and loss of the peer's layer."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from titans_pytorch import NeuralMemory  # pyright: ignore[reportMissingImports]
+
     width = options.heads * options.width
     layer = NeuralMemory(
         dim=width,
@@ -120,15 +179,34 @@ def measure_torch(options: Options) -> Cost:
         qk_rmsnorm=True,
     )
     inputs = torch.randn(options.batch, options.length, width, requires_grad=True)
+    return layer, inputs, lambda: layer(inputs)[0].square().mean()
 
-    def step() -> None:
-        layer.zero_grad(set_to_none=True)
-        inputs.grad = None
-        said, _ = layer(inputs)
-        said.square().mean().backward()
 
-    seconds, added = _timed(step, options.repeats)
-    return Cost(seconds, added, sum(parameter.numel() for parameter in layer.parameters()))
+def _torch_context(options: Options) -> tuple[Any, Any, Callable[[], Any]]:
+    """Module, tokens and loss of the peer's model."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from titans_pytorch import MemoryAsContextTransformer, MemoryMLP  # pyright: ignore[reportMissingImports]
+
+    every = 1 if options.what == "context" else 2
+    model = MemoryAsContextTransformer(
+        num_tokens=256,
+        dim=options.heads * options.width,
+        depth=BLOCKS,
+        heads=options.heads,
+        dim_head=options.width,
+        segment_len=options.chunk,
+        num_persist_mem_tokens=PERSISTENT,
+        num_longterm_mem_tokens=4,
+        neural_memory_layers=tuple(range(every, BLOCKS + 1, every)),
+        neural_memory_segment_len=options.chunk,
+        neural_memory_batch_size=options.chunk,
+        sliding_window_attn=True,
+        use_flex_attn=False,
+        neural_memory_model=MemoryMLP(dim=options.width, depth=2, expansion_factor=CONTEXT_EXPANSION),
+        neural_memory_kwargs={"dim_head": options.width, "heads": options.heads, "qk_rmsnorm": True, "momentum": True},
+    )
+    tokens = torch.randint(0, 256, (options.batch, options.length + 1))
+    return model, tokens, lambda: model(tokens, return_loss=True)
 
 
 MEASURE: dict[Side, Callable[[Options], Cost]] = {"torch": measure_torch, "jax": measure_jax}
@@ -155,7 +233,7 @@ def main(options: Options) -> None:
             costs[side].append(in_own_process(MEASURE[side], options))
     records = Records(options.results)
     tokens = options.batch * options.length
-    about = {name: getattr(options, name) for name in ("batch", "heads", "width", "chunk", "length")}
+    about = {name: getattr(options, name) for name in ("what", "batch", "heads", "width", "chunk", "length")}
     seconds = {side: statistics.median(cost.seconds for cost in costs[side]) for side in sides}
     added = {side: float(statistics.median(cost.added for cost in costs[side])) for side in sides}
     for side in sides:
@@ -163,7 +241,7 @@ def main(options: Options) -> None:
         for what, unit, values in (("seconds", "s", seconds), ("memory", "bytes", added)):
             peer = values.get("torch") if side == "jax" else None
             rate = {"tokens_per_second": tokens / values[side]} if what == "seconds" else {}
-            records.add(f"memory-layer.{side}.{what}", values[side], unit, peer, **rate, **more)
+            records.add(f"memory-{options.what}.{side}.{what}", values[side], unit, peer, **rate, **more)
 
 
 if __name__ == "__main__":

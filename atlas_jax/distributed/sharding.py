@@ -38,6 +38,15 @@ def spec(*axes: str | None) -> PartitionSpec:
     return PartitionSpec(*(SPLIT.get(axis or "") for axis in axes))
 
 
+def stacked_state_specs(state: PyTree) -> PyTree:
+    """How the state of a model of stacked layers lies: arrays [n, b, ...] split over "data", numbers [n] the same everywhere.
+
+    Args:
+      state: or its shapes.
+    """
+    return jax.tree.map(lambda leaf: spec(None, "batch") if leaf.ndim > 1 else REPLICATED, state)
+
+
 def check_divides(what: str, shape: tuple[int, ...], axes: Axes, mesh: Mesh | AbstractMesh) -> None:
     """Refuses an array that does not split evenly.
 

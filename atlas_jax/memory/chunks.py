@@ -13,10 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Int, PyTree
 
 Open = Callable[[Any], Any]
 Advance = Callable[[Any, Any, Int[Array, ""]], tuple[Any, Any]]
+
+
+_KEPT = "of a chunk"
+
+
+def kept(x: Array) -> Array:
+    """x, which a backward pass is given: its chunk is computed again but for such arrays."""
+    return checkpoint_name(x, _KEPT)
 
 
 class Chunks(NamedTuple):
@@ -25,8 +34,8 @@ class Chunks(NamedTuple):
     Attributes:
       size: tokens of a chunk.
       axis: of time, in inputs and outputs.
-      group: chunks whose inner values a backward pass holds at a time; it keeps the state before each group, and computes
-        the group again.
+      group: chunks whose inner values a backward pass holds at a time. For 1 it is given the state before each chunk and what is
+        `kept` of it; else the state before each group alone, and computes the group again.
     """
 
     size: int
@@ -87,7 +96,8 @@ def _in_groups(piece: Callable, carry: PyTree, pieces: PyTree, group: int) -> tu
     """A scan over pieces; a backward pass computes each group of them again from the carry before it."""
     count = jax.tree.leaves(pieces)[0].shape[0]
     if group == 1 or count < group:
-        return jax.lax.scan(jax.checkpoint(piece), carry, pieces)
+        policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+        return jax.lax.scan(jax.checkpoint(piece, policy=policy), carry, pieces)
 
     @jax.checkpoint
     def one_group(carry: PyTree, pieces: PyTree) -> tuple[PyTree, PyTree]:

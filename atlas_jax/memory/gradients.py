@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from atlas_jax.memory.chunks import kept
 from atlas_jax.memory.features import expand
 from atlas_jax.memory.networks import Network, Weights
+from atlas_jax.memory.products import Dtype, matmul
 
 Loss = Literal["l2", "dot", "ascent"]
 
@@ -46,6 +48,7 @@ def layer_gradients(
     key: Float[Array, "s d"],
     value: Float[Array, "s v"],
     scales: Float[Array, " i"] | None = None,
+    dtype: Dtype = None,
 ) -> LayerGradients:
     """Inputs and output gradients of every matrix at all tokens.
 
@@ -55,6 +58,7 @@ def layer_gradients(
       weights: where the gradients are taken.
       key, value: of s tokens.
       scales: of polynomial features (`features.expand`) that the first matrices read; None: the keys as they are.
+      dtype: of the factors of its products, see `products`.
     """
 
     def objective(offsets: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -62,10 +66,10 @@ def layer_gradients(
 
         def linear(name: str, x: Array) -> Array:
             inputs[name] = expand(x, scales) if name in network.first else x
-            return inputs[name] @ weights[name] + offsets[name]
+            return kept(matmul(inputs[name], weights[name], dtype)) + offsets[name]
 
         return jnp.sum(inner_loss(loss, network.forward(linear, key), value)), inputs
 
     offsets = {name: jnp.zeros((len(key), matrix.shape[1]), key.dtype) for name, matrix in weights.items()}
     gradients, inputs = jax.grad(objective, has_aux=True)(offsets)
-    return LayerGradients(inputs, gradients)
+    return LayerGradients(inputs, {name: kept(gradient) for name, gradient in gradients.items()})

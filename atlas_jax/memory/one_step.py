@@ -31,6 +31,7 @@ from atlas_jax.memory.features import expand
 from atlas_jax.memory.gradients import Loss, layer_gradients
 from atlas_jax.memory.networks import GATED_MLP, LIMIT, MLP, Network, Weights, limited
 from atlas_jax.memory.newton_schulz import CLASSIC, TUNED, Coefficients, orthogonalise
+from atlas_jax.memory.products import Dtype, matmul, matmul_tn
 from atlas_jax.memory.tokens import Past, Tokens, empty_past, masked, with_past
 
 
@@ -68,6 +69,7 @@ class OneStep:
         near mean(theta), whatever the gradients. None steps by the momentum as it is.
       unit_columns: every column of W [in, out], the weights of one output, keeps its norm at the start of the sequence or shard.
       limit: of weights and momentum where a chunk begins, see `networks.limited`; None never.
+      dtype: that the factors of products over tokens are rounded to, see `products`; None: as they are. NS stays float32.
 
     Raises:
       ValueError: window below 1.
@@ -79,6 +81,7 @@ class OneStep:
     orthogonalise: Coefficients | None = None
     unit_columns: bool = False
     limit: float | None = LIMIT
+    dtype: Dtype = None
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -150,16 +153,18 @@ class OneStep:
         """
 
         def linear(name: str, x: Float[Array, "t i"]) -> Float[Array, "t o"]:
-            return (expand(x, scales) if name in self.network.first else x) @ state.weights[name]
+            read = expand(x, scales) if name in self.network.first else x
+            return matmul(read, state.weights[name], self.dtype)
 
         gates = masked(tokens.gates, jnp.arange(len(tokens.query), dtype=count.dtype) < count)
         seen = with_past(state.past, tokens)
-        layers = layer_gradients(self.network, self.loss, state.weights, seen.key, seen.value, scales)
+        layers = layer_gradients(self.network, self.loss, state.weights, seen.key, seen.value, scales, self.dtype)
         log_momentum = jnp.cumsum(gates.log_momentum)
         share = gates.rate * jnp.exp(log_momentum[-1] - log_momentum)  # of every token's gradient in the last momentum
         by_momentum = (_windowed(share, self.window) * seen.strength)[:, None]
         momentum = {
-            name: jnp.exp(log_momentum[-1]) * before - (by_momentum * layers.inputs[name]).T @ layers.gradients[name]
+            name: jnp.exp(log_momentum[-1]) * before
+            - matmul_tn(by_momentum * layers.inputs[name], layers.gradients[name], self.dtype)
             for name, before in state.momentum.items()
         }
         after = state._replace(

@@ -127,37 +127,6 @@ def project_chunk(
     return projected.astype(q.dtype), ProjectionState(m, norm_sums[..., -1])
 
 
-def project_step(
-    state: ProjectionState,
-    q: Float[Array, "*n k"],
-    k: Float[Array, "*n k"],
-    normalisation: str = "norm_sum",
-) -> tuple[Float[Array, "*n k"], ProjectionState]:
-    """One token: its key is added, then its query read.
-
-    Args:
-      state: before the token.
-      q: query.
-      k: key, in the dtype of q.
-      normalisation: that of the state.
-
-    Returns:
-      q' in the dtype of q, and the state after the token.
-
-    Raises:
-      ValueError: an unknown normalisation, or the state does not fit q.
-    """
-    _check_fits(state, q.shape[:-1], q.shape[-1])
-    sums = state.m.dtype
-    keys = _counted(k, normalisation, sums)
-    m = state.m + jnp.einsum("...k,...l->...kl", keys, keys, preferred_element_type=sums)
-    norm_sum = state.norm_sum + _square_norm(keys, sums)
-    projected = jnp.einsum("...k,...kl->...l", q, m.astype(q.dtype), preferred_element_type=sums)
-    if normalisation == "norm_sum":
-        projected = projected / norm_sum[..., None]
-    return projected.astype(q.dtype), ProjectionState(m, norm_sum)
-
-
 def unit(q: Float[Array, "*n k"], epsilon: float = 1e-12) -> Float[Array, "*n k"]:
     """q' / |q'|: RMS-normalised to the length that keys have; what is shorter than sqrt(epsilon) shrinks to 0."""
     sums = jnp.dtype(jnp.float64 if q.dtype == jnp.float64 else jnp.float32)

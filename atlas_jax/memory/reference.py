@@ -1,4 +1,8 @@
-"""The same memory token by token, with autodiff for the inner gradient: slow, and what everything fast is tested against."""
+"""Every rule token by token, with autodiff for the inner gradient: slow, and what everything fast is tested against.
+
+Nothing here knows of matrices over tokens, of chunks cut and joined, or of states between calls: one loop over the tokens of one
+head of one sequence, with the weights themselves in its hands.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from atlas_jax.memory.delta import GatedDelta
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.features import expand
 from atlas_jax.memory.gradients import inner_loss
 from atlas_jax.memory.networks import Network, Weights
+from atlas_jax.memory.newton_schulz import Coefficients
+from atlas_jax.memory.one_step import OneStep
 from atlas_jax.memory.sequence import Beginning, MemoryConfig
 from atlas_jax.memory.tokens import Tokens
+
+Member = Descent | OneStep | GatedDelta
 
 
 class Trace(NamedTuple):
     """What one head of one sequence did.
 
     Attributes:
-      outputs: y_t = M_t(q_t).
-      weights, momentum: after the last token.
+      outputs: y_t.
+      weights, momentum: after the last token; of rules that move the weights at a chunk's end, those of the open chunk.
     """
 
     outputs: Float[Array, "t v"]
     weights: Weights
     momentum: Weights
+
+
+class _Memory(NamedTuple):
+    """Between two tokens."""
+
+    base: Weights  # where the open chunk's gradients are taken
+    weights: Weights  # that are read
+    momentum: Weights
+    keep: Float[Array, ""]  # product of 1 - alpha over the open chunk
+    rate: Float[Array, ""]  # sum of theta over it
 
 
 def read(
@@ -40,70 +59,127 @@ def read(
     return network.forward(linear, x)
 
 
-def projected(config: MemoryConfig, persistent: Float[Array, "p d"], tokens: Tokens) -> Float[Array, "t d"]:
-    """Queries in the span of the keys since the shard or chunk began, each with a matrix of its own."""
-    span = config.shard if config.span == "shard" else config.chunk
+def newton_schulz(x: Float[Array, "m k"], coefficients: Coefficients) -> Float[Array, "m k"]:
+    """As printed, X X^T on the left whatever the shape."""
+    x = x / (jnp.sqrt(jnp.sum(x * x)) + 1e-7)
+    for a, b, c in coefficients:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
 
-    def one(t: int) -> Array:
-        begin = 0 if span is None else t // span * span
-        keys = jnp.concatenate([persistent, tokens.key[begin : t + 1]])
-        lengths = jnp.sum(keys**2, axis=-1)
-        if config.projection == "per_key":
-            q = sum(jnp.outer(k, k) / n for k, n in zip(keys, lengths, strict=True)) @ tokens.query[t]
-        else:
-            q = keys.T @ keys @ tokens.query[t] / jnp.sum(lengths)
-        return q / jnp.linalg.norm(q)
 
-    return jnp.stack([one(t) for t in range(len(tokens.query))])
+def column_norms(matrix: Float[Array, "i o"]) -> Float[Array, "1 o"]:
+    """Euclidean norms of what belongs to each output."""
+    return jnp.sqrt(jnp.sum(matrix * matrix, axis=0, keepdims=True))
+
+
+def reference(config: MemoryConfig, beginning: Beginning, tokens: Tokens) -> Trace:
+    """One head of one sequence, from its beginning.
+
+    Args:
+      config: rule, chunk, shard and projection.
+      beginning: of this head: weights [i, o], scales [i], persistent [p, d].
+      tokens: all of the sequence.
+
+    Raises:
+      ValueError: a rule that there is no loop for.
+    """
+    if not isinstance(config.rule, Member):
+        raise ValueError(f"reference: the rule is {type(config.rule).__name__}, expected one of {Member}")
+    rule, scales, place = config.rule, beginning.scales, jnp.arange(len(tokens.query))
+    fresh = _begun(rule, beginning.weights)
+    query = tokens.query if beginning.persistent is None else _projected(config, beginning.persistent, tokens)
+
+    def one(memory: _Memory, t: Int[Array, ""]) -> tuple[_Memory, tuple[Array, Weights, Weights]]:
+        window = (place <= t) & (place > t - getattr(rule, "window", 1)) & (place >= _start(config.shard, t))
+        memory = _learnt(rule, memory, tokens, t, window, scales)
+        now = (read(rule.network, memory.weights, query[t][None], scales)[0], memory.weights, memory.momentum)
+        memory = _where((t + 1) % config.chunk == 0, _ended(rule, fresh, memory, config.chunk), memory)
+        return _where(_start(config.shard, t + 1) == t + 1, fresh, memory), now
+
+    outputs, weights, momentum = jax.lax.scan(one, fresh, place)[1]
+    return Trace(outputs, *jax.tree.map(lambda x: x[-1], (weights, momentum)))
+
+
+def _start(length: int | None, t: Int[Array, "*n"]) -> Int[Array, "*n"]:
+    """Of the shard or chunk that token t stands in; the sequence's without a length."""
+    return t - t if length is None else t // length * length
+
+
+def _where(condition: Bool[Array, ""], new: _Memory, old: _Memory) -> _Memory:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+
+def _begun(rule: Member, weights: Weights) -> _Memory:
+    if not isinstance(rule, GatedDelta):
+        weights = _limited(weights, rule.limit)
+    one = jnp.ones((), next(iter(weights.values())).dtype)
+    return _Memory(weights, weights, jax.tree.map(jnp.zeros_like, weights), one, jnp.zeros_like(one))
+
+
+def _learnt(
+    rule: Member,
+    memory: _Memory,
+    tokens: Tokens,
+    t: Int[Array, ""],
+    window: Bool[Array, " t"],
+    scales: Float[Array, " i"] | None,
+) -> _Memory:
+    """The memory after token t."""
+    keep, decay, rate = (jnp.exp(tokens.gates.log_keep[t]), jnp.exp(tokens.gates.log_momentum[t]), tokens.gates.rate[t])
+    if isinstance(rule, GatedDelta):
+        key, value = expand(tokens.key[t], scales), memory.weights["value"]
+        value = keep * (jnp.eye(len(key)) - rate * jnp.outer(key, key)) @ value + rate * jnp.outer(key, tokens.value[t])
+        return memory._replace(weights={"value": value})
+
+    def objective(weights: Weights) -> Array:
+        each = inner_loss(rule.loss, read(rule.network, weights, tokens.key, scales), tokens.value)
+        return jnp.sum(jnp.where(window, tokens.gates.strength * each, 0.0))
+
+    gradient = jax.grad(objective)(memory.base)
+    momentum = jax.tree.map(lambda s, g: decay * s - rate * g, memory.momentum, gradient)
+    memory = memory._replace(momentum=momentum, keep=memory.keep * keep, rate=memory.rate + rate)
+    if isinstance(rule, OneStep):
+        return memory
+    return memory._replace(weights=jax.tree.map(lambda w, s: keep * w + s, memory.weights, momentum))
+
+
+def _ended(rule: Member, fresh: _Memory, memory: _Memory, chunk: int) -> _Memory:
+    """The memory that the next chunk begins with."""
+    if isinstance(rule, GatedDelta):
+        return memory
+    weights = memory.weights
+    if isinstance(rule, OneStep):
+        step = memory.momentum
+        if rule.orthogonalise is not None:
+            mean, steps = memory.rate / chunk, rule.orthogonalise
+            step = jax.tree.map(lambda s: mean * newton_schulz(s, steps), step)
+        weights = jax.tree.map(lambda w, s: memory.keep * w + s, weights, step)
+    weights = _limited(weights, rule.limit)
+    if isinstance(rule, OneStep) and rule.unit_columns:
+        weights = jax.tree.map(lambda w, first: w / column_norms(w) * column_norms(first), weights, fresh.weights)
+    return fresh._replace(base=weights, weights=weights, momentum=_limited(memory.momentum, rule.limit))
 
 
 def _limited(weights: Weights, limit: float | None) -> Weights:
     if limit is None:
         return weights
-    return {
-        name: w * jnp.minimum(1.0, limit * w.shape[1] ** 0.5 / jnp.maximum(jnp.sqrt(jnp.sum(w**2) + 1e-30), 1e-15))
-        for name, w in weights.items()
-    }
+
+    def one(w: Array) -> Array:
+        return w * jnp.minimum(1.0, limit * w.shape[1] ** 0.5 / jnp.sqrt(jnp.sum(w**2) + 1e-30))
+
+    return jax.tree.map(one, weights)
 
 
-def reference(config: MemoryConfig, rule: Descent, beginning: Beginning, tokens: Tokens) -> Trace:
-    """One head of one sequence, from its beginning.
-
-    Args:
-      config: chunk, shard and projection.
-      rule: that of the config.
-      beginning: of this head: weights [i, o], scales [i], persistent [p, d].
-      tokens: all of the sequence.
-    """
-    initial, scales = _limited(beginning.weights, rule.limit), beginning.scales
-    count = jnp.arange(len(tokens.query))
-    zeros = jax.tree.map(jnp.zeros_like, initial)
-    query = tokens.query if beginning.persistent is None else projected(config, beginning.persistent, tokens)
-
-    def objective(weights: Weights, seen: Bool[Array, " t"]) -> Array:
-        """The losses of the tokens of a window."""
-        each = inner_loss(rule.loss, read(rule.network, weights, tokens.key, scales), tokens.value)
-        return jnp.sum(jnp.where(seen, tokens.gates.strength * each, 0.0))
-
-    def one(carry: tuple[Weights, Weights, Weights], t: Array) -> tuple[tuple[Weights, Weights, Weights], Array]:
-        base, weights, momentum = carry
-        beginning = t - t if config.shard is None else t // config.shard * config.shard
-        begins = t % config.chunk == 0
-        weights, momentum = (
-            jax.tree.map(lambda new, old: jnp.where(begins, new, old), _limited(tree, rule.limit), tree)
-            for tree in (weights, momentum)
-        )
-        if config.shard is not None:
-            weights, momentum = (
-                jax.tree.map(lambda new, old: jnp.where(t == beginning, new, old), *pair)
-                for pair in ((initial, weights), (zeros, momentum))
-            )
-        base = jax.tree.map(lambda new, old: jnp.where(begins, new, old), weights, base)
-        gradient = jax.grad(objective)(base, (count <= t) & (count > t - rule.window) & (count >= beginning))
-        keep, decay = jnp.exp(tokens.gates.log_keep[t]), jnp.exp(tokens.gates.log_momentum[t])
-        momentum = jax.tree.map(lambda s, g: decay * s - tokens.gates.rate[t] * g, momentum, gradient)
-        weights = jax.tree.map(lambda w, s: keep * w + s, weights, momentum)
-        return (base, weights, momentum), read(rule.network, weights, query[t][None], scales)[0]
-
-    (_, weights, momentum), outputs = jax.lax.scan(one, (initial, initial, zeros), count)
-    return Trace(outputs, weights, momentum)
+def _projected(config: MemoryConfig, persistent: Float[Array, "p d"], tokens: Tokens) -> Float[Array, "t d"]:
+    """Queries in the span of the keys since the shard or chunk began, each with a matrix of its own, of length 1."""
+    place = jnp.arange(len(tokens.query))
+    begin = _start(config.shard if config.span == "shard" else config.chunk, place)
+    own = (place[None, :] <= place[:, None]) & (place[None, :] >= begin[:, None])
+    keys = jnp.concatenate([persistent, tokens.key])
+    seen = jnp.concatenate([jnp.ones((len(place), len(persistent)), bool), own], axis=1).astype(keys.dtype)
+    square = jnp.sum(keys**2, axis=-1)
+    share = seen / square[None, :] if config.projection == "per_key" else seen / (seen @ square)[:, None]
+    matrices = jnp.einsum("ts,sk,sl->tkl", share, keys, keys)
+    q = jnp.einsum("tkl,tl->tk", matrices, tokens.query)
+    return q / jnp.sqrt(jnp.sum(q**2, axis=-1, keepdims=True) + 1e-12)

@@ -32,7 +32,8 @@ from atlas_jax.nn import linear
 from atlas_jax.nn.attention import init_window
 from atlas_jax.nn.blocks import Block, BlockState, Kind, WindowAttention
 from atlas_jax.nn.context import MemoryAsContext, context_memory, init_context_state
-from atlas_jax.nn.memory import MemoryLayer, init_layer_state
+from atlas_jax.nn.memory import Features, MemoryLayer, init_layer_state
+from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm, sum_dtype
 from atlas_jax.types import PyTree
 
@@ -77,9 +78,13 @@ class AtlasConfig:
       projection: of the queries of local memories, "norm_sum", "per_key" or None.
       expansion: hidden channels of a memory's network, in widths of a head.
       degree: of polynomial features of keys and queries, 1 to 3; None: none.
+      features: "polynomial", with trained coefficients, or "exponential", with those of exp(q . k) cut off after `degree`,
+        the only ones with which "delta" is stable whatever is trained.
       rate: the largest inner learning rate.
       tied: whether the head is the embedding.
-      dtype: of activations, "float32" or "bfloat16"; parameters, memories and logits are float32 in both.
+      recompute: whether the backward pass computes each block again instead of keeping its inner activations.
+      dtype: of activations and of the factors of products in memories ("delta" has float32 ones), "float32" or "bfloat16";
+        parameters, the weights of memories and logits are float32 in both.
 
     Raises:
       ValueError: a size is not positive, one is no multiple of another that it must be, or a name is unknown.
@@ -104,8 +109,10 @@ class AtlasConfig:
     projection: str | None = None
     expansion: int = 4
     degree: int | None = None
+    features: Features = "polynomial"
     rate: float = 0.1
     tied: bool = False
+    recompute: bool = False
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -119,11 +126,13 @@ class AtlasConfig:
                 f"AtlasConfig.d_model is {self.d_model}, expected a multiple of 2 heads = {2 * self.heads}"
             )
         names_of = {"block": get_args(Kind), "rule": get_args(RuleName), "dtype": ("float32", "bfloat16")}
-        for name, names in (names_of | {"degree": (None, *DEGREES)}).items():
+        for name, names in (names_of | {"degree": (None, *DEGREES), "features": get_args(Features)}).items():
             if getattr(self, name) not in names:
                 raise ValueError(
                     f"AtlasConfig.{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, names))}"
                 )
+        if self.features == "exponential" and self.degree is None:
+            raise ValueError("AtlasConfig.degree is None, expected 1, 2 or 3 for the features 'exponential'")
         _check_rule(self)
         if not self.chunks and self.global_chunk is None:
             raise ValueError("AtlasConfig.chunks is (), expected at least one chunk where there is no global_chunk")
@@ -144,6 +153,11 @@ def _check_rule(config: AtlasConfig) -> None:
         return
     if config.network != "linear":
         raise ValueError(f"AtlasConfig.network is {config.network!r}, expected 'linear' for the rule 'delta'")
+    if config.degree is not None and config.features == "polynomial":
+        raise ValueError(
+            "AtlasConfig.features is 'polynomial', expected 'exponential' for the rule 'delta' with a degree, whose memory could "
+            "grow without bound as coefficients are trained"
+        )
     length = sum(1 / factorial(i) for i in range(config.degree + 1)) if config.degree else 1.0  # |phi(k)|^2
     if config.rate * length > DELTA_LIMIT:
         raise ValueError(
@@ -160,14 +174,14 @@ class AtlasState(NamedTuple):
 
 def rule_of(config: AtlasConfig) -> Rule:
     """How the memories learn."""
-    network = NETWORKS[config.network]
+    network, factors = NETWORKS[config.network], "bfloat16" if config.dtype == "bfloat16" else None
     if config.rule == "delta":
         return GatedDelta()
     if config.rule == "muon":
-        return replace(OneStep.atlas(network, config.omega_window), loss=config.loss)
+        return replace(OneStep.atlas(network, config.omega_window), loss=config.loss, dtype=factors)
     if config.rule == "lact":
-        return OneStep.lact(network)
-    return Descent(network, config.omega_window, config.loss)
+        return replace(OneStep.lact(network), dtype=factors)
+    return Descent(network, config.omega_window, config.loss, dtype=factors)
 
 
 def memories(config: AtlasConfig) -> tuple[MemoryConfig, ...]:
@@ -189,6 +203,7 @@ _LARGE = AtlasConfig(
     omega_window=4,
     rate=0.05,
     tied=True,
+    recompute=True,
 )
 PRESETS = {
     "micro": _MICRO,
@@ -201,7 +216,7 @@ PRESETS = {
 }
 
 
-def _block(config: AtlasConfig) -> Block:
+def _block(config: AtlasConfig, neighbours: Neighbours = ALONE) -> Block:
     known, branch = memories(config), BRANCH_SCALE * (2 * config.layers) ** -0.5
     if config.block == "context":
         memory = MemoryAsContext(
@@ -213,10 +228,15 @@ def _block(config: AtlasConfig) -> Block:
             config.expansion,
             config.degree,
             config.rate,
+            config.features,
+            neighbours,
         )
     else:
-        memory = MemoryLayer(config.heads, known, config.expansion, config.degree, config.rate)
-    attention = WindowAttention(config.heads, config.window, config.persistent, config.window / (2 * np.pi))
+        memory = MemoryLayer(
+            config.heads, known, config.expansion, config.degree, config.rate, config.features, neighbours
+        )
+    base = config.window / (2 * np.pi)
+    attention = WindowAttention(config.heads, config.window, config.persistent, base, neighbours)
     return Block(config.block, memory, attention, config.feed_forward, branch)
 
 
@@ -262,9 +282,20 @@ def _init_block_state(config: AtlasConfig, batch: int) -> BlockState:
 
 
 def features(
-    config: AtlasConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: AtlasState | None = None
+    config: AtlasConfig,
+    params: PyTree,
+    tokens: Int[Array | np.ndarray, "b t"],
+    state: AtlasState | None = None,
+    *,
+    neighbours: Neighbours = ALONE,
 ) -> tuple[Float[Array, "b t d"], AtlasState]:
     """The normalised activations that the head reads, and the state after the last token.
+
+    Args:
+      config, params: of the model.
+      tokens: a sequence, or one device's part of it.
+      state: before the whole sequence; None starts it.
+      neighbours: of the part, see `distributed.long_context`.
 
     Raises:
       ValueError: the tokens are no integers [b, t], more than `context`, or the state is another model's or batch's.
@@ -274,26 +305,35 @@ def features(
     x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
     if config.dtype == "bfloat16":
         x = x.astype(jnp.bfloat16)
-    block = _block(config)
+    block = _block(config, neighbours)
 
     def layer(x: Array, inputs: tuple[PyTree, BlockState | None]) -> tuple[Array, BlockState]:
         weights, before = inputs
         return block.apply({"params": weights}, x, before)  # pyright: ignore[reportReturnType] (nothing is mutable)
 
     blocks = None if state is None else state.blocks
-    x, blocks = jax.lax.scan(layer, x, (params["blocks"], blocks))
+    body = jax.checkpoint(layer) if config.recompute else layer
+    x, blocks = jax.lax.scan(body, x, (params["blocks"], blocks))
     return rms_norm(x, params["norm"]), AtlasState(blocks)
 
 
 def apply(
-    config: AtlasConfig, params: PyTree, tokens: Int[Array | np.ndarray, "b t"], state: AtlasState | None = None
+    config: AtlasConfig,
+    params: PyTree,
+    tokens: Int[Array | np.ndarray, "b t"],
+    state: AtlasState | None = None,
+    *,
+    neighbours: Neighbours = ALONE,
 ) -> tuple[Float[Array, "b t v"], AtlasState]:
     """Logits for the token after each given one, and the state after the last; `state=None` starts a sequence.
+
+    Args:
+      config, params, tokens, state, neighbours: as for `features`.
 
     Raises:
       ValueError: as for `features`.
     """
-    x, state = features(config, params, tokens, state)
+    x, state = features(config, params, tokens, state, neighbours=neighbours)
     head = params["embedding"].T if config.tied else params["head"]
     return linear(x, head.astype(x.dtype)).astype(sum_dtype(x.dtype)), state
 

@@ -65,7 +65,7 @@ def rotary_table(
 
 
 def rotate(
-    x: Float[Array, "b t h k"], cosine: Float[np.ndarray, "t r"], sine: Float[np.ndarray, "t r"]
+    x: Float[Array, "b t h k"], cosine: Float[Array | np.ndarray, "t r"], sine: Float[Array | np.ndarray, "t r"]
 ) -> Float[Array, "b t h k"]:
     """Turns channel pairs (i, i + k / 2) by the angles of their position; in float32 at least, result as x.
 

@@ -19,6 +19,7 @@ from atlas_jax.nn.attention import Window, sliding_window_attention
 from atlas_jax.nn.context import ContextState, MemoryAsContext
 from atlas_jax.nn.linear import linear
 from atlas_jax.nn.memory import LayerState, MemoryLayer
+from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm
 
 Kind = Literal["memory", "gate", "layer", "context"]
@@ -49,12 +50,14 @@ class WindowAttention(nn.Module):
       window: tokens that each token sees, itself included.
       persistent: tokens that all tokens see besides.
       base: of the rotary frequencies.
+      neighbours: where what came before the inputs is found.
     """
 
     heads: int
     window: int
     persistent: int
     base: float
+    neighbours: Neighbours = ALONE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], state: Window | None) -> tuple[Float[Array, "b t d"], Window]:
@@ -65,6 +68,7 @@ class WindowAttention(nn.Module):
         query, key, value = (part.reshape(shape) for part in parts)
         query = rms_norm(query, self.param("query_norm", nn.initializers.ones, shape[-1:]))
         key_scale = self.param("key_norm", nn.initializers.ones, shape[-1:])
+        key = rms_norm(key, key_scale)
         always = None
         if self.persistent:
             keys, values = (
@@ -74,9 +78,9 @@ class WindowAttention(nn.Module):
             always = (rms_norm(keys, key_scale), values)
         mixed, state = sliding_window_attention(
             query,
-            rms_norm(key, key_scale),
+            key,
             value,
-            state,
+            self.neighbours.window_before(key, value, self.window, state),
             window=self.window,
             chunk=self.window,
             base=self.base,

@@ -16,6 +16,7 @@ The product is that of `nn.blocks`: both sides normalised, nothing after them. P
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -30,9 +31,19 @@ from atlas_jax.memory.networks import Weights
 from atlas_jax.memory.projection import unit
 from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState, advance_chunk, init_state, open_chunk
 from atlas_jax.memory.tokens import Tokens
-from atlas_jax.nn.attention import attend, persistent_scores, rotary_table
+from atlas_jax.nn.attention import attend, persistent_scores, rotary_table, rotate
 from atlas_jax.nn.linear import linear
-from atlas_jax.nn.memory import GATE_BIAS, bounded_gates, init_beginning, init_layer_state, join_heads, split_heads
+from atlas_jax.nn.memory import (
+    Features,
+    gates_of,
+    init_beginning,
+    init_gate_bias,
+    init_layer_state,
+    join_heads,
+    split_heads,
+    with_coefficients,
+)
+from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm, sum_dtype
 
 TIME = 1  # the axis of time in [b, t, ...]
@@ -163,7 +174,7 @@ def memory_as_context(
         phase = state.memory.phase
         key, value = _recalled(config, parameters, state.memory, inputs.recall, x.dtype)
         angles = [jax.lax.dynamic_slice_in_dim(table, phase, key.shape[TIME]) for table in tables]
-        query, key, own = (_turned(part, *angles) for part in (inputs.query, key, inputs.key))
+        query, key, own = (rotate(part, *angles) for part in (inputs.query, key, inputs.key))
         recalled = _filled(state.recalled, Slots(key, value), phase, count)
         segment = _filled(state.segment, Slots(own, inputs.value), phase, count)
         mixed = _attention(parameters, inputs.query, query, recalled, segment, phase)
@@ -221,15 +232,6 @@ def _recalled(
     return rms_norm(key, parameters.key_norm), value
 
 
-def _turned(
-    x: Float[Array, "b t h k"], cosine: Float[Array, "t r"], sine: Float[Array, "t r"]
-) -> Float[Array, "b t h k"]:
-    """`attention.rotate` by angles that are known only when it runs."""
-    first, second = jnp.split(x.astype(cosine.dtype), 2, axis=-1)
-    c, s = cosine[None, :, None, :], sine[None, :, None, :]
-    return jnp.concatenate([first * c - second * s, second * c + first * s], axis=-1).astype(x.dtype)
-
-
 def _filled(slots: Slots, tokens: Slots, phase: Int[Array, ""], count: Int[Array, ""]) -> Slots:
     """The first `count` tokens in the slots from `phase` on; the other slots as they were."""
     size, length = slots.keys.shape[1], tokens.keys.shape[1]
@@ -271,8 +273,7 @@ def _learnt(
     wide = sum_dtype(y.dtype)
     parts = jnp.split(jax.nn.silu(linear(y, parameters.learnt.astype(y.dtype))).astype(wide), 3, axis=-1)
     query, key, value = (split_heads(part, heads) for part in parts)
-    raw = linear(y, parameters.gates.astype(y.dtype)).astype(wide) + parameters.gate_bias[None, None]
-    gates = bounded_gates(raw, heads, rate, windowed=getattr(config.rule, "window", 1) > 1)
+    (gates,) = gates_of(y, parameters.gates, parameters.gate_bias, (config,), heads, rate)
     return Tokens(unit(query), unit(key), value, gates)
 
 
@@ -288,6 +289,8 @@ class MemoryAsContext(nn.Module):
       expansion: hidden channels of the memory's network, in widths of a head.
       degree: of polynomial features of the memory's keys and queries, 1 to 3; None: none.
       rate: the largest theta.
+      features: "polynomial", with trained coefficients, or "exponential", with those of its series.
+      neighbours: where what came before the inputs is found.
     """
 
     heads: int
@@ -298,6 +301,8 @@ class MemoryAsContext(nn.Module):
     expansion: int = 4
     degree: int | None = None
     rate: float = 0.1
+    features: Features = "polynomial"
+    neighbours: Neighbours = ALONE
 
     def _matrix(self, name: str, rows: int, columns: int, scale: float = 1.0) -> Array:
         return self.param(name, nn.initializers.normal(scale * rows**-0.5), (rows, columns))
@@ -328,7 +333,7 @@ class MemoryAsContext(nn.Module):
           ValueError: as for `context_memory`.
         """
         config, d, width = context_memory(self.memories), x.shape[-1], x.shape[-1] // self.heads
-        bias = jnp.repeat(jnp.array(list(GATE_BIAS.values())), self.heads)
+        sizes = (self.heads, width, self.expansion, self.degree, self.features)
         parameters = ContextParameters(
             recall=self._matrix("recall", d, d),
             recall_norm=self._scale("recall_norm", d),
@@ -340,11 +345,12 @@ class MemoryAsContext(nn.Module):
             attention_norm=self._scale("attention_norm", d),
             learnt=self._matrix("learnt", d, 3 * d),
             gates=self._matrix("gates", d, 4 * self.heads, 0.1),
-            gate_bias=self.param("gate_bias", lambda key: bias),
-            beginning=self.param(
-                "memory", lambda key: init_beginning(config, key, self.heads, width, self.expansion, self.degree)
+            gate_bias=self.param("gate_bias", lambda key: init_gate_bias(self.heads, 1)),
+            beginning=with_coefficients(
+                self.param("memory", lambda key: init_beginning(config, key, *sizes)), self.degree
             ),
             memory_out=self._matrix("memory_out", d, d),
             memory_norm=self._scale("memory_norm", d, self.branch),
         )
-        return memory_as_context(config, parameters, x, state, base=self.base, rate=self.rate)
+        learn = partial(memory_as_context, config, parameters, base=self.base, rate=self.rate)
+        return self.neighbours.go_on(learn, x, state, config.shard)

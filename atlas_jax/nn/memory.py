@@ -14,7 +14,8 @@ memory, whose trained first weights stand for what they would have taught it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,10 @@ from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState
 from atlas_jax.memory.tokens import Gates, Tokens
 from atlas_jax.nn.convolution import init_past, short_convolution
 from atlas_jax.nn.linear import linear
+from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm, sum_dtype
+
+Features = Literal["polynomial", "exponential"]
 
 CONVOLUTION = 4  # tokens wide
 # Where gates start, before the sigmoid: a memory of about 50 tokens, momentum 1/2, half the largest rate, windows nearly full.
@@ -56,6 +60,35 @@ def join_heads(x: Float[Array, "b h t k"]) -> Float[Array, "b t d"]:
     """The channels of all heads side by side."""
     x = jnp.moveaxis(x, 1, 2)
     return x.reshape(*x.shape[:2], -1)
+
+
+def init_gate_bias(heads: int, memories: int) -> Float[Array, " g"]:
+    """Where the gates of some memories start: for each memory, for each of the four, a number a head."""
+    return jnp.tile(jnp.repeat(jnp.array(list(GATE_BIAS.values())), heads), memories)
+
+
+def gates_of(
+    x: Float[Array, "b t d"],
+    matrix: Float[Array, "d g"],
+    bias: Float[Array, " g"],
+    memories: tuple[MemoryConfig, ...],
+    heads: int,
+    rate: float,
+) -> list[Gates]:
+    """Gates of every memory, made of x, in float32 at least.
+
+    Args:
+      x: inputs.
+      matrix, bias: in the order of `init_gate_bias`.
+      memories: of the layer.
+      heads: of every memory.
+      rate: the largest theta.
+    """
+    raw = linear(x, matrix.astype(x.dtype)).astype(sum_dtype(x.dtype)) + bias[None, None]
+    return [
+        bounded_gates(part, heads, rate, windowed=getattr(config.rule, "window", 1) > 1)
+        for part, config in zip(jnp.split(raw, len(memories), axis=-1), memories, strict=True)
+    ]
 
 
 def bounded_gates(raw: Float[Array, "b t h4"], heads: int, rate: float, *, windowed: bool) -> Gates:
@@ -98,7 +131,13 @@ def init_layer_state(
 
 
 def init_beginning(
-    config: MemoryConfig, key: Array, heads: int, width: int, expansion: int, degree: int | None
+    config: MemoryConfig,
+    key: Array,
+    heads: int,
+    width: int,
+    expansion: int,
+    degree: int | None,
+    features: Features = "polynomial",
 ) -> Beginning:
     """Fresh parameters that a memory begins with, float32.
 
@@ -109,6 +148,7 @@ def init_beginning(
       width: of a key and a value.
       expansion: hidden channels of the memory's network, in widths.
       degree: of polynomial features; None: none.
+      features: whose coefficients are trained; those of the "exponential" are fixed, see `with_coefficients`.
     """
     weights_key, persistent_key = jax.random.split(key)
     read = width if degree is None else feature_count(width, degree)
@@ -116,9 +156,24 @@ def init_beginning(
     weights = jax.vmap(lambda key: network.init(key, read, width, expansion * width))(
         jax.random.split(weights_key, heads)
     )
-    scales = None if degree is None else jnp.tile(init_scales(degree), (heads, 1))
+    scales = None
+    if degree is not None and features == "polynomial":
+        scales = jnp.tile(init_scales(degree), (heads, 1))
     persistent = None if config.projection is None else init_persistent_keys(persistent_key, heads, width)
     return Beginning(weights, scales, persistent)
+
+
+def with_coefficients(beginning: Beginning, degree: int | None) -> Beginning:
+    """The beginning with the coefficients of the exponential, in the dtype of the weights, where there are none to be trained.
+
+    Args:
+      beginning: parameters of a memory, as `init_beginning` made them.
+      degree: of polynomial features; None: none, and the beginning as it is.
+    """
+    if degree is None or beginning.scales is not None:
+        return beginning
+    weights = next(iter(beginning.weights.values()))
+    return beginning._replace(scales=jnp.tile(init_scales(degree, weights.dtype), (len(weights), 1)))
 
 
 class MemoryLayer(nn.Module):
@@ -130,6 +185,8 @@ class MemoryLayer(nn.Module):
       expansion: hidden channels of a memory's network, in widths of a head.
       degree: of polynomial features of keys and queries, 1 to 3; None: none.
       rate: the largest theta.
+      features: "polynomial", with trained coefficients, or "exponential", with those of its series.
+      neighbours: where what came before the inputs is found.
     """
 
     heads: int
@@ -137,6 +194,8 @@ class MemoryLayer(nn.Module):
     expansion: int = 4
     degree: int | None = None
     rate: float = 0.1
+    features: Features = "polynomial"
+    neighbours: Neighbours = ALONE
 
     def _matrix(self, name: str, rows: int, columns: int, scale: float = 1.0) -> Array:
         return self.param(name, nn.initializers.normal(scale * rows**-0.5), (rows, columns))
@@ -148,22 +207,17 @@ class MemoryLayer(nn.Module):
         d = x.shape[-1]
         mixed = jax.nn.silu(linear(x, self._matrix("query_key_value", d, 3 * d).astype(x.dtype)))
         kernel = self.param("convolution", _identity_first, (CONVOLUTION, 3 * d))
-        mixed, past = short_convolution(mixed, kernel, past)
+        before = self.neighbours.inputs_before(mixed, CONVOLUTION - 1, past)
+        mixed, past = short_convolution(mixed, kernel, before)
         parts = (split_heads(part, self.heads) for part in jnp.split(mixed.astype(sum_dtype(x.dtype)), 3, axis=-1))
         query, key, value = parts
         return (unit(query), unit(key), value), past
 
     def _gates(self, x: Float[Array, "b t d"]) -> list[Gates]:
         """Of every memory."""
-        d, each = x.shape[-1], 4 * self.heads
-        raw = linear(x, self._matrix("gates", d, each * len(self.memories), 0.1).astype(x.dtype))
-        bias = jnp.tile(jnp.repeat(jnp.array(list(GATE_BIAS.values())), self.heads), len(self.memories))
-        bias = self.param("gate_bias", lambda key: bias)
-        raw = raw.astype(sum_dtype(x.dtype)) + bias[None, None]
-        return [
-            bounded_gates(part, self.heads, self.rate, windowed=getattr(config.rule, "window", 1) > 1)
-            for part, config in zip(jnp.split(raw, len(self.memories), axis=-1), self.memories, strict=True)
-        ]
+        matrix = self._matrix("gates", x.shape[-1], 4 * self.heads * len(self.memories), 0.1)
+        bias = self.param("gate_bias", lambda key: init_gate_bias(self.heads, len(self.memories)))
+        return gates_of(x, matrix, bias, self.memories, self.heads, self.rate)
 
     @nn.compact
     def __call__(
@@ -184,10 +238,13 @@ class MemoryLayer(nn.Module):
         for i, (config, gates) in enumerate(zip(self.memories, self._gates(x), strict=True)):
             beginning = self.param(
                 f"memory_{i}",
-                lambda key, c=config: init_beginning(c, key, self.heads, width, self.expansion, self.degree),
+                lambda key, c=config: init_beginning(
+                    c, key, self.heads, width, self.expansion, self.degree, self.features
+                ),
             )
             before = None if state is None else state.memories[i]
-            outputs, last = sequence.run(config, beginning, Tokens(query, key, value, gates), before)
+            learn = partial(sequence.run, config, with_coefficients(beginning, self.degree))
+            outputs, last = self.neighbours.go_on(learn, Tokens(query, key, value, gates), before, config.shard)
             said, after = said + outputs, [*after, last]
         scale = self.param("norm", nn.initializers.ones, (width,))
         normed = join_heads(rms_norm(said, scale)).astype(x.dtype)

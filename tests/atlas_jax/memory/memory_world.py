@@ -1,48 +1,61 @@
-"""Small memories and tokens for them, float64."""
+"""Small memories and tokens for them, drawn by NumPy: nothing to compile; float64 under x64."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from atlas_jax.memory.features import feature_count, init_scales
-from atlas_jax.memory.networks import NETWORKS
-from atlas_jax.memory.projection import init_persistent_keys
+from atlas_jax.memory.delta import GatedDelta
+from atlas_jax.memory.dual import Descent
+from atlas_jax.memory.features import feature_count
+from atlas_jax.memory.networks import GATED_MLP, MLP, NETWORKS
+from atlas_jax.memory.one_step import OneStep
 from atlas_jax.memory.sequence import Beginning
 from atlas_jax.memory.tokens import Gates, Tokens
 
 WIDTH, HIDDEN, LENGTH = 4, 6, 24
+RULES = {
+    "titans": Descent(MLP),
+    "omega": Descent(GATED_MLP, 6),
+    "muon": OneStep.atlas(MLP, 3),
+    "lact": OneStep.lact(GATED_MLP),
+    "delta": GatedDelta(),
+}
 
 
-def random_tokens(*, batch=1, heads=1, length=LENGTH, seed=0, width=WIDTH):
-    """Unit keys and queries, normal values, gates well inside their ranges."""
-    keys = jax.random.split(jax.random.key(seed), 7)
-    shape = (batch, heads, length)
+def random_tokens(*, batch=1, heads=1, length=LENGTH, seed=0, width=WIDTH, rate=0.05):
+    """Unit keys and queries, normal values, gates well inside their ranges; the rate is the largest theta."""
+    draw, shape = np.random.default_rng(seed), (batch, heads, length)
 
-    def unit(key):
-        x = jax.random.normal(key, (*shape, width))
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    def unit():
+        x = draw.normal(size=(*shape, width))
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     gates = Gates(
-        jnp.log1p(-0.1 * jax.random.uniform(keys[0], shape)),
-        jnp.log(0.9 * jax.random.uniform(keys[1], shape) + 0.05),
-        0.05 * jax.random.uniform(keys[2], shape),
-        jax.random.uniform(keys[3], shape),
+        np.log1p(-0.1 * draw.random(shape)),
+        np.log(0.9 * draw.random(shape) + 0.05),
+        rate * draw.random(shape),
+        draw.random(shape),
     )
-    return Tokens(unit(keys[4]), unit(keys[5]), jax.random.normal(keys[6], (*shape, width)), gates)
+    return jax.tree.map(jnp.asarray, Tokens(unit(), unit(), draw.normal(size=(*shape, width)), gates))
 
 
 def random_beginning(network, *, heads=1, seed=1, degree=None, persistent=0, width=WIDTH):
-    """Fresh weights of every head, with scales for a degree and so many persistent keys."""
-    weights, scales, keys = jax.random.split(jax.random.key(seed), 3)
-    read = width if degree is None else feature_count(width, degree)
-    return Beginning(
-        jax.vmap(lambda key: NETWORKS[network].init(key, read, width, HIDDEN))(jax.random.split(weights, heads)),
-        None
-        if degree is None
-        else init_scales(degree, jnp.float64)[None] * (1 + 0.1 * jax.random.normal(scales, (heads, degree + 1))),
-        init_persistent_keys(keys, heads, width, persistent) if persistent else None,
-    )
+    """Weights of every head, with scales for a degree and so many persistent keys."""
+    draw, read = np.random.default_rng(seed), width if degree is None else feature_count(width, degree)
+    shapes = NETWORKS[network].shapes(read, width, HIDDEN)
+    weights = {name: draw.normal(size=(heads, *shape)) * shape[0] ** -0.5 for name, shape in shapes.items()}
+    scales = None
+    if degree is not None:
+        scales = np.array([1.0, 1.0, 0.7, 0.4])[: degree + 1] * (1 + 0.1 * draw.normal(size=(heads, degree + 1)))
+    keys = draw.normal(size=(heads, persistent, width)) * width**-0.5 if persistent else None
+    return jax.tree.map(jnp.asarray, Beginning(weights, scales, keys))
 
 
 def one(tree):
     """The only head of the only sequence."""
     return jax.tree.map(lambda x: x[0, 0], tree)
+
+
+def part(tokens, begin, end):
+    """A stretch of every sequence."""
+    return jax.tree.map(lambda x: x[:, :, begin:end], tokens)

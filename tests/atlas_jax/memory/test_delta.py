@@ -1,20 +1,16 @@
-"""The gated delta rule in chunks against the rule token by token, in float64 except where float32 is what is tested."""
-
-from functools import cache, partial
+"""What the gated delta rule is for, and its extremes over 10,000 tokens in float32; token by token it is in `test_all_pairs`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from atlas_jax.memory.delta import GatedDelta
-from atlas_jax.memory.features import expand, feature_count
 from atlas_jax.memory.networks import MLP
+from atlas_jax.memory.sequence import Beginning, MemoryConfig, run
 from atlas_jax.memory.tokens import Gates, Tokens
 
-HEADS, LENGTH, WIDTH, VALUE_WIDTH = 2, 24, 4, 3
+LENGTH, WIDTH, VALUE_WIDTH = 24, 4, 3
 RULE = GatedDelta()
 
 
@@ -28,123 +24,19 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def world(degree):
-    """First weights, tokens of two heads and scales; |phi(k)|^2 is 2.4 at degree 2, where rates up to 0.8 make a contraction."""
-    inputs = WIDTH if degree is None else feature_count(WIDTH, degree)
-    shape = (HEADS, LENGTH)
+def world():
+    """First weights and tokens of a head: alpha from 0 to nearly 1, theta from 0 to 2, the gates that are not used no numbers."""
     query, key, value, weights, forget, rate = normal(
-        0, (*shape, WIDTH), (*shape, WIDTH), (*shape, VALUE_WIDTH), (HEADS, inputs, VALUE_WIDTH), shape, shape
+        0, (LENGTH, WIDTH), (LENGTH, WIDTH), (LENGTH, VALUE_WIDTH), (WIDTH, VALUE_WIDTH), (LENGTH,), (LENGTH,)
     )
-    unused = np.full(shape, np.nan)
-    # alpha from 0 to nearly 1, theta from 0 to 2 (0.8).
-    gates = Gates(-(forget**4), unused, (1 + np.tanh(rate)) * (1.0 if degree is None else 0.4), unused)
-    scales = None if degree is None else np.asarray([0.9, 1.1, 0.6, 0.3][: degree + 1])
-    return jax.tree.map(jnp.asarray, ({"value": weights}, Tokens(unit(query), unit(key), value, gates), scales))
-
-
-def token_by_token(weights, tokens, scales):
-    """The rule as it is printed, transposed: outputs and last weights of one head."""
-
-    def one(w, token):
-        q, k = expand(token.query, scales), expand(token.key, scales)
-        rate, keep = token.gates.rate, jnp.exp(token.gates.log_keep)
-        w = keep * (jnp.eye(len(k)) - rate * jnp.outer(k, k)) @ w + rate * jnp.outer(k, token.value)
-        return w, q @ w
-
-    w, outputs = jax.lax.scan(one, weights["value"], tokens)
-    return outputs, {"value": w}
-
-
-def in_calls(weights, tokens, scales, counts, most):
-    """`counts[i]` of `most` tokens a call, one call after the other; the rest of a call's tokens are the next call's."""
-    counts = jnp.asarray(counts, jnp.int32)
-    places = jnp.cumsum(counts)[:, None] - counts[:, None] + jnp.arange(most, dtype=jnp.int32)[None, :]
-    cut = jax.tree.map(lambda x: x[jnp.minimum(places, len(x) - 1)], tokens)
-
-    def one(state, call):
-        piece, count = call
-        return RULE.advance(RULE.open(state), piece, count, scales)
-
-    state, outputs = jax.lax.scan(one, RULE.start(weights, WIDTH, VALUE_WIDTH), (cut, counts))
-    into = jnp.where(jnp.arange(most, dtype=jnp.int32)[None, :] < counts[:, None], places, len(tokens.key))
-    whole = jnp.zeros((len(tokens.key), VALUE_WIDTH), outputs.dtype)
-    return whole.at[into].set(outputs, mode="drop"), state.weights
-
-
-def of_heads(memory):
-    return jax.vmap(memory, in_axes=(0, 0, None))
-
-
-def with_gradients(memory):
-    """Outputs and last weights of all heads, and the gradients of a sum of both by everything that the rule reads."""
-
-    def total(weights, tokens, scales):
-        result = of_heads(memory)(weights, tokens, scales)
-        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(result)), result
-
-    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
-
-
-@cache
-def expected(degree):
-    with jax.enable_x64(True):
-        return jax.device_get(with_gradients(token_by_token)(*world(degree)))
-
-
-@pytest.mark.parametrize(
-    ("degree", "counts", "most"),
-    [
-        (None, (1,) * 24, 1),
-        (None, (24,), 24),
-        (None, (3, 8, 0, 5, 8), 8),
-        (2, (3, 8, 0, 5, 8), 8),
-    ],
-)
-def test_chunks_are_the_rule_token_by_token(degree, counts, most):
-    with jax.enable_x64(True):
-        memory = partial(in_calls, counts=counts, most=most)
-        (_, result), gradients = with_gradients(memory)(*world(degree))
-        (_, wanted), wanted_gradients = expected(degree)
-        for got, want in zip(jax.tree.leaves(result), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
-        for got, want in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted_gradients), strict=True):
-            np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
-        by_scales, by_gates = gradients[2], gradients[1].gates
-        assert by_scales is None or (jnp.abs(by_scales) > 1e-3).all()
-        assert all((jnp.abs(by) > 0).all() for by in (by_gates.rate, by_gates.log_keep))
-
-
-@jax.jit
-def split(weights, tokens, counts):
-    return of_heads(lambda *head: in_calls(*head, counts=counts, most=LENGTH))(weights, tokens, None)
-
-
-@given(cuts=st.lists(st.integers(0, LENGTH), min_size=4, max_size=4))
-@settings(max_examples=15)
-def test_any_split_is_the_whole(cuts):
-    with jax.enable_x64(True):
-        weights, tokens, _ = world(None)
-        counts = jnp.diff(jnp.asarray([0, *sorted(cuts), LENGTH]))
-        (_, (outputs, last)), _ = expected(None)
-        got, got_last = split(weights, tokens, counts)
-        np.testing.assert_allclose(got, outputs, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(got_last["value"], last["value"], rtol=0, atol=1e-10)
-
-
-def test_the_future_changes_nothing():
-    with jax.enable_x64(True):
-        weights, tokens, _ = world(None)
-        counts = jnp.asarray([0, 10, 0, 14, 0])
-        before, _ = split(weights, tokens, counts)
-        for place in (0, 5, 10, 17, LENGTH - 1):
-            after, _ = split(weights, jax.tree.map(lambda x, p=place: x.at[:, p].multiply(0.5), tokens), counts)
-            np.testing.assert_array_equal(after[:, :place], before[:, :place])
-            assert (after[:, place] != before[:, place]).any()
+    unused = np.full(LENGTH, np.nan)
+    gates = Gates(-(forget**4), unused, 1 + np.tanh(rate), unused)
+    return jax.tree.map(jnp.asarray, ({"value": weights}, Tokens(unit(query), unit(key), value, gates)))
 
 
 def test_no_tokens_leave_the_state_bit_for_bit(key):
     with jax.enable_x64(True):
-        _, tokens, _ = jax.tree.map(lambda x: x[0], world(None))
+        _, tokens = world()
         weights = RULE.network.init(key, WIDTH, VALUE_WIDTH, 0)
         state = RULE.start(weights, WIDTH, VALUE_WIDTH)
         after, _ = RULE.advance(RULE.open(state), tokens, jnp.asarray(0))
@@ -153,7 +45,7 @@ def test_no_tokens_leave_the_state_bit_for_bit(key):
 
 def test_a_rate_of_one_replaces_what_a_unit_key_held():
     with jax.enable_x64(True):
-        weights, tokens, _ = jax.tree.map(lambda x: x[0], world(None))
+        weights, tokens = world()
         ones = tokens.gates._replace(rate=jnp.ones(LENGTH), log_keep=jnp.zeros(LENGTH))
         tokens = tokens._replace(key=tokens.key[jnp.arange(LENGTH) // 2], query=tokens.key[jnp.arange(LENGTH) // 2])
         state = RULE.start(weights, WIDTH, VALUE_WIDTH)
@@ -164,7 +56,7 @@ def test_a_rate_of_one_replaces_what_a_unit_key_held():
 
 def test_a_zero_key_only_forgets():
     with jax.enable_x64(True):
-        weights, tokens, _ = jax.tree.map(lambda x: x[0], world(None))
+        weights, tokens = world()
 
         def learnt(key):
             state = RULE.start(weights, WIDTH, VALUE_WIDTH)
@@ -208,11 +100,9 @@ def in_numpy(weights, tokens):
 
 
 def test_the_extremes_in_float32_stay_finite_and_exact_over_10000_tokens():
-    counts, most = [64] * 156 + [16], 64
-
     def learn(weights, tokens):
-        outputs, last = of_heads(partial(in_calls, counts=counts, most=most))(weights, tokens, None)
-        return jnp.mean(outputs**2), (outputs, last["value"])
+        outputs, state = run(MemoryConfig(RULE, 64), Beginning(weights), jax.tree.map(lambda x: x[None], tokens))
+        return jnp.mean(outputs**2), (outputs[0], state.heads.weights["value"][0])
 
     inputs = jax.tree.map(lambda x: np.asarray(x, np.float32), extremes(10_000, width=8))
     gradients, results = jax.jit(jax.grad(learn, argnums=(0, 1), has_aux=True))(*inputs)

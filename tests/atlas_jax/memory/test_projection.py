@@ -18,7 +18,6 @@ from atlas_jax.memory.projection import (
     init_persistent_keys,
     persistent_state,
     project_chunk,
-    project_step,
     reset,
 )
 
@@ -85,9 +84,9 @@ def in_chunks(q, k, state, normalisation, cuts):
 def in_steps(q, k, state, normalisation):
     parts = []
     for t in range(q.shape[2]):
-        y, state = compiled(project_step, normalisation)(state, q[:, :, t], k[:, :, t])
+        y, state = compiled(project_chunk, normalisation)(state, q[:, :, t : t + 1], k[:, :, t : t + 1])
         parts.append(y)
-    return np.stack(parts, axis=2), state
+    return np.concatenate(parts, axis=2), state
 
 
 def assert_states_close(actual, expected, bound):
@@ -293,6 +292,6 @@ def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match=r"state\.m has shape \(2, 3, 5, 5\), expected \(1, 3, 5, 5\)"):
         project_chunk(state, q[:1], q[:1])
     with pytest.raises(ValueError, match=r"state\.m has shape \(2, 3, 5, 5\), expected \(2, 3, 4, 4\)"):
-        project_step(state, q[:, :, 0, :4], q[:, :, 0, :4])
+        project_chunk(state, q[..., :4], q[..., :4])
     with pytest.raises(ValueError, match=r"state\.norm_sum has shape \(3,\), expected \(2, 3\)"):
-        project_step(ProjectionState(state.m, state.norm_sum[0]), q[:, :, 0], q[:, :, 0])
+        project_chunk(ProjectionState(state.m, state.norm_sum[0]), q, q)
