@@ -14,16 +14,16 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from atlas_jax.models import atlas, transformer
 from atlas_jax.nn import linear
+from benchmarks.quality.transformers import SEES_A_WINDOW, SEES_EVERYTHING, mixing_kernel
 from benchmarks.quality.trials import Contestant
 
-WIDTH, LAYERS, FEED_FORWARD = 64, 2, 128  # of the first model; parameters of the others are brought to its
-STATE = 7168  # numbers a layer, within about a fifth
+WIDTH, LAYERS, FEED_FORWARD = 32, 2, 64  # of the first model; parameters of the others are brought to its
+STATE = 1792  # numbers a layer, within about a fifth
 WINDOW = STATE // (2 * WIDTH)  # keys and values
 CHUNK = 16  # of memories where a task asks for no other
 SHARD = 64
@@ -42,19 +42,24 @@ class Kind(NamedTuple):
     any_chunk: bool = False
 
 
-_ATLAS = atlas.AtlasConfig(d_model=WIDTH, layers=LAYERS, heads=4, expansion=1, chunks=(CHUNK,))
+# The largest inner rates are those, of two or more about a factor of 3 apart, with the fewest bits on validation examples of
+# recall. All gradients of a chunk are taken at the same weights, so several of one key overshoot, and an Omega window of 4 tokens
+# adds up four times as many.
+_ATLAS = atlas.AtlasConfig(d_model=WIDTH, layers=LAYERS, heads=4, expansion=1, chunks=(CHUNK,), rate=0.03)
+_OMEGA = {"omega_window": 4, "rate": 0.01}
 _HALF = replace(_ATLAS, heads=8)  # half as much in a memory; a window or a second memory has the other half
-_GATE = replace(_HALF, block="gate", window=24)
+_GATE = replace(_HALF, block="gate", window=12)
+# Reads of the open chunk are left to the window; it holds two copies of its weights, where the others have three.
+_MUON = replace(_GATE, rule="muon", omega_window=4, window=CHUNK, rate=0.5)  # of steps that are all of one size
 # One copy of its weights, so it is larger. Rates up to 1 as published: an old value is replaced.
-_DELTA = replace(_ATLAS, rule="delta", network="linear", d_model=80, heads=1, rate=1.0)
-_TRANSFORMER = transformer.TransformerConfig(d_model=WIDTH, layers=LAYERS, heads=4)
+_DELTA = replace(_ATLAS, rule="delta", network="linear", d_model=36, heads=1, rate=1.0)
+_TRANSFORMER = transformer.TransformerConfig(d_model=WIDTH, layers=LAYERS, heads=2)
 KINDS = {
     "titans": Kind(_ATLAS, any_chunk=True),
-    "omega": Kind(replace(_ATLAS, omega_window=4), any_chunk=True),
+    "omega": Kind(replace(_ATLAS, **_OMEGA), any_chunk=True),
     # Features make keys longer, so heads and the model are narrower.
-    "omega-features": Kind(replace(_ATLAS, omega_window=4, degree=2, d_model=48, heads=6), any_chunk=True),
-    # Reads of the open chunk are left to the window; it holds two copies of its weights, where the others have three.
-    "muon": Kind(replace(_GATE, rule="muon", omega_window=4, window=32)),
+    "omega-features": Kind(replace(_ATLAS, **_OMEGA, degree=2, d_model=24, heads=6), any_chunk=True),
+    "muon": Kind(_MUON),
     "delta": Kind(_DELTA),
     "delta-negative": Kind(replace(_DELTA, rate=2.0)),  # eigenvalues down to -1, which parity needs
     "linear": Kind(replace(_ATLAS, network="linear", heads=2), any_chunk=True),
@@ -63,39 +68,64 @@ KINDS = {
     "window": Kind(_TRANSFORMER),
     EVERYTHING: Kind(_TRANSFORMER),
 }
+# The Atlas of the paper, of this size, and what is left of it without each of its parts; nothing else changes, so state does.
+FULL = "atlas"
+_FULL = replace(_MUON, degree=2)
+ABLATION = {
+    FULL: Kind(_FULL),
+    "atlas-no-window": Kind(replace(_FULL, omega_window=1)),
+    "atlas-no-features": Kind(replace(_FULL, degree=None)),
+    "atlas-linear": Kind(replace(_FULL, network="linear")),
+    "atlas-no-muon": Kind(replace(_FULL, rule="descent", **_OMEGA)),
+    "atlas-no-attention": Kind(replace(_FULL, block="memory")),
+    "atlas-dot": Kind(replace(_FULL, loss="dot")),
+    "atlas-ascent": Kind(replace(_FULL, loss="ascent")),
+}
+LINEUPS = {"kinds": KINDS, "ablation": ABLATION}
+PEERS = (EVERYTHING, FULL)  # of the two line-ups
 
 
 def lineup(
-    names: Sequence[str], *, vocab_size: int, longest: int, chunks: Sequence[int] = (CHUNK,), decoder: bool = False
+    names: Sequence[str],
+    *,
+    vocab_size: int,
+    longest: int,
+    chunks: Sequence[int] = (CHUNK,),
+    decoder: bool = False,
+    inner_rate: float | None = None,
 ) -> list[Contestant]:
     """The models set up for a task, the peer first; `preset` says the chunk.
 
     Args:
-      names: of `KINDS`.
+      names: of `KINDS` or `ABLATION`.
       vocab_size: tokens of the task.
       longest: tokens of its longest example.
       chunks: a model for each, where chunks make a difference.
       decoder: whether answers are read off the last token, see `with_decoder`.
+      inner_rate: the largest at which memories learn, but for "delta", whose rates are of another kind; None: as they are.
 
     Raises:
       ValueError: a name is unknown, or a model has more parameters without a feed-forward than the first one with it.
     """
+    known = KINDS | ABLATION
     for name in names:
-        if name not in KINDS:
-            raise ValueError(f"model is {name!r}, expected one of {', '.join(KINDS)}")
+        if name not in known:
+            raise ValueError(f"model is {name!r}, expected one of {', '.join(known)}")
     wrap = with_decoder if decoder else lambda model: model
     first = replace(_ATLAS, vocab_size=vocab_size, context=longest, feed_forward=FEED_FORWARD)
-    parameters = _parameters(wrap(atlas), first)
+    parameters = _parameters(wrap(MIXING_ATLAS), first)
     found = []
-    for name in sorted(names, key=lambda name: name != EVERYTHING):
-        kind = KINDS[name]
+    for name in sorted(names, key=lambda name: name not in PEERS):
+        kind = known[name]
         sizes: dict[str, Any] = {"vocab_size": vocab_size, "context": longest}
         if isinstance(kind.config, atlas.AtlasConfig):
-            model = wrap(atlas)
+            model = wrap(MIXING_ATLAS)
+            if inner_rate is not None and kind.config.rule != "delta":
+                sizes["rate"] = inner_rate
         elif name == EVERYTHING:
-            model, sizes["chunk"] = wrap(transformer), min(longest, 128)
+            model, sizes["chunk"] = wrap(SEES_EVERYTHING), min(longest, 128)
         else:
-            model, sizes["context"], sizes["chunk"] = wrap(IN_PIECES), WINDOW, WINDOW
+            model, sizes["context"], sizes["chunk"] = wrap(SEES_A_WINDOW), WINDOW, WINDOW
         for chunk in chunks if kind.any_chunk else (None,):
             set_up = replace(kind.config, **sizes, **({} if chunk is None else {"chunks": (chunk,)}))
             config = _with_parameters(name, model, set_up, parameters)
@@ -124,31 +154,17 @@ def state_bytes(contestant: Contestant) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _features_in_pieces(
-    config: transformer.TransformerConfig, params: PyTree, tokens: Int[Array, "b t"]
-) -> tuple[Float[Array, "b t d"], None]:
-    """The transformer's features of a text longer than its window: its state is carried over pieces of that length."""
-    batch, length = tokens.shape
-    padded = jnp.pad(tokens, ((0, 0), (0, -length % config.context)))  # at the end, where nothing counted sees it
-    pieces = jnp.moveaxis(padded.reshape(batch, -1, config.context), 1, 0)
+def _init_mixing(config: atlas.AtlasConfig, key: Array) -> PyTree:
+    """Parameters of an Atlas whose convolutions start as those of the transformers do."""
 
-    def piece(state: Any, tokens: Array) -> tuple[Any, Array]:
-        x, state = transformer.features(config, params, tokens, state)
-        return state, x
+    def replaced(path: tuple[Any, ...], leaf: Array) -> Array:
+        return mixing_kernel(key, leaf.shape) if path[-1] == jax.tree_util.DictKey("convolution") else leaf
 
-    _, x = jax.lax.scan(piece, transformer.init_state(config, batch), pieces)
-    return jnp.moveaxis(x, 0, 1).reshape(batch, -1, x.shape[-1])[:, :length], None
+    return jax.tree_util.tree_map_with_path(replaced, atlas.init(config, key))
 
 
-def _apply_in_pieces(
-    config: transformer.TransformerConfig, params: PyTree, tokens: Int[Array, "b t"]
-) -> tuple[Float[Array, "b t v"], None]:
-    x, _ = _features_in_pieces(config, params, tokens)
-    return linear(x, params["head"]), None
-
-
-IN_PIECES: Any = SimpleNamespace(
-    init=transformer.init, init_state=transformer.init_state, features=_features_in_pieces, apply=_apply_in_pieces
+MIXING_ATLAS: Any = SimpleNamespace(
+    init=_init_mixing, init_state=atlas.init_state, features=atlas.features, apply=atlas.apply
 )
 
 

@@ -11,14 +11,18 @@ import numpy as np
 from jaxtyping import Int
 
 from benchmarks.quality import mad, needle, state_tracking
-from benchmarks.quality.corpora import encode, read_corpus
+from benchmarks.quality.corpora import count_bytes, encode, read_corpus
+from benchmarks.quality.data import data_folder
 from benchmarks.quality.lineup import CHUNK
 from benchmarks.quality.recall import examples_of, levels
 
 TRAINING, VALIDATION, TEST = 0, 1, 2  # parts, and seeds of their examples
 TIMES = (1, 2, 4)  # lengths measured, in lengths of training, where a longer example is the same task
 DEPTHS = (10, 50, 90)  # of needles, percent
-CORPUS, CORPUS_TOKENS = "library-documentation", 512  # the haystack, which comes with Python
+CORPUS = "library-documentation"  # the haystack, which comes with Python
+SYMBOLS = 32  # that the tasks without text have, so that one compiled program does for most of them
+CORPUS_TOKENS = 512  # of the byte-pair encoding of haystack and texts
+TEXTS = ("wikitext-2", "tinyshakespeare", "library-documentation")
 
 Make = Callable[[int, int], Int[np.ndarray, "n 2 t"]]  # (count, part) to examples
 
@@ -35,6 +39,8 @@ class Task:
       tuned: levels that choose a learning rate: those like the training.
       chunks: of the memories that are compared.
       decoder: whether answers are read off the last token.
+      answer_bytes: bytes of text that the answers of some examples stand for; None where they are no text, and the share of
+        answers that are right says more than what they cost.
       about: what a line must say besides.
     """
 
@@ -45,6 +51,7 @@ class Task:
     tuned: tuple[str, ...]
     chunks: tuple[int, ...] = (CHUNK,)
     decoder: bool = False
+    answer_bytes: Callable[[Int[np.ndarray, "n 2 t"]], int] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,7 +66,7 @@ def _mixed(vocab_size: int, length: int, found: dict[str, Make], **more: Any) ->
 
 
 def _recall(task: str, word: str, length: int) -> Task:
-    vocab_size = 64
+    vocab_size = max(SYMBOLS, length // 2)  # as many as the hardest level needs
 
     def one(level: int) -> Make:
         return lambda count, part: examples_of(task, count, level, length, vocab_size, seed=part)
@@ -78,12 +85,12 @@ def _state_tracking(make: Callable[..., Int[np.ndarray, "n 2 t"]], vocab_size: i
 
 
 def _needle(length: int) -> Task:
-    """Trained with needles anywhere in texts of one length."""
+    """Trained with needles anywhere in texts of one length, all of them asked for; one is asked for in what is measured."""
     corpus = read_corpus(CORPUS, None)
     encoded = encode(corpus, vocab_size=CORPUS_TOKENS, length=128, windows=10_000)
     hay = [part[:, 0].ravel() for part in (encoded.train, encoded.validation, encoded.test)]
 
-    def one(length: int, depth: float | None) -> Make:
+    def one(length: int, depth: float) -> Make:
         return lambda count, part: needle.needles(hay[part], count, length, depth, CORPUS_TOKENS, seed=part)
 
     found = {
@@ -91,9 +98,34 @@ def _needle(length: int) -> Task:
         for times in TIMES
         for depth in DEPTHS
     }
+
+    def training(count: int, part: int) -> Int[np.ndarray, "n 2 t"]:
+        return needle.needles(hay[part], count, length, None, CORPUS_TOKENS, seed=part, questions=4)
+
     tuned = tuple(name for name in found if name.startswith(f"length-{length}."))
     about = {"haystack": CORPUS, "fingerprint": corpus.fingerprint()}
-    return Task(CORPUS_TOKENS + 1, max(TIMES) * length, one(length, None), found, tuned, about=about)
+    return Task(CORPUS_TOKENS + 1, max(TIMES) * length, training, found, tuned, about=about)
+
+
+def _text(name: str, length: int) -> Task:
+    """Language: trained on windows of the training part, which come round again where there are more steps than windows."""
+    corpus = read_corpus(name, data_folder(None))
+    parts = encode(corpus, vocab_size=CORPUS_TOKENS, length=length, windows=10_000)
+    windows = (parts.train, parts.validation, parts.test)
+
+    def held_out(count: int, part: int) -> Int[np.ndarray, "n 2 t"]:
+        found = windows[part]
+        return found[np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
+
+    return Task(
+        CORPUS_TOKENS,
+        length,
+        lambda count, part: windows[part],
+        {"held-out": held_out},
+        ("held-out",),
+        answer_bytes=partial(count_bytes, parts.tokenizer),
+        about={"fingerprint": corpus.fingerprint()},
+    )
 
 
 def _memorise(length: int) -> Task:
@@ -115,7 +147,7 @@ def _compress(length: int) -> Task:
 
 
 def _copy(length: int) -> Task:
-    symbols = 16
+    symbols = SYMBOLS - mad.NOISE - 1
 
     def one(copied: int) -> Make:
         return lambda count, part: mad.selective_copying(count, copied, length, symbols, seed=part)
@@ -125,7 +157,7 @@ def _copy(length: int) -> Task:
 
 
 def _fuzzy(length: int) -> Task:
-    vocab_size = 16
+    vocab_size = SYMBOLS
 
     def one(widest: int) -> Make:
         return lambda count, part: mad.fuzzy_recall(count, widest, length, vocab_size, seed=part)
@@ -133,8 +165,19 @@ def _fuzzy(length: int) -> Task:
     return _mixed(vocab_size, length, {f"widest-{widest}": one(widest) for widest in (1, 2, 3)})
 
 
+def _dense_recall(length: int) -> Task:
+    """Recall in the context of MAD: keys and values of one token, and every key that was seen before is asked for."""
+    vocab_size = SYMBOLS
+
+    def one(pairs: int) -> Make:
+        return lambda count, part: mad.fuzzy_recall(count, 1, length, vocab_size, seed=part, pairs=pairs)
+
+    return _mixed(vocab_size, length, {f"pairs-{pairs}": one(pairs) for pairs in (2, 4, 8, 16)})
+
+
 TASKS: dict[str, Callable[[int], Task]] = {
     "mqar": partial(_recall, "associative", "pairs"),
+    "recall": _dense_recall,
     "induction": partial(_recall, "induction", "period"),
     "parity": partial(_state_tracking, state_tracking.parity, state_tracking.PARITY_TOKENS),
     "s5": partial(_state_tracking, state_tracking.s5, state_tracking.S5_TOKENS),
@@ -143,6 +186,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "compress": _compress,
     "copy": _copy,
     "fuzzy": _fuzzy,
+    **{f"text-{name}": partial(_text, name) for name in TEXTS},
 }
 
 
@@ -154,6 +198,7 @@ def open_task(name: str, length: int) -> Task:
       length: tokens of a training example; compression takes a quarter of it.
 
     Raises:
+      FileNotFoundError: a text is not there, see `data_folder`.
       ValueError: there is no such task, or the length is too short for it.
     """
     if name not in TASKS:

@@ -1,7 +1,8 @@
 """Needles in a haystack, token by token: a few tokens hidden in a long text, and asked for at its end.
 
 A needle is a mark, its key and its value. The question is the mark and the key once more, then the value follows; asked for
-are the tokens of the value and nothing else, each with those before it given.
+are the tokens of the value and nothing else, each with those before it given. More needles than one may be asked for, one after
+the other, to train on: a single question a text is learned from very slowly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def needles(
     key: int = 1,
     value: int = 2,
     distractors: int = 3,
+    questions: int = 1,
 ) -> Int[np.ndarray, "n 2 t"]:
     """Stretches of the haystack with the needle that is asked for at one depth, and others, of other keys, anywhere.
 
@@ -37,6 +39,7 @@ def needles(
       seed: equal arguments give equal examples.
       key, value: tokens of each; no two needles of an example have the same first token of their keys.
       distractors: other needles.
+      questions: needles asked for, at most all; the one at `depth` first.
 
     Returns:
       int32 inputs, and targets that are -1 except before each token of the value at the end.
@@ -49,7 +52,8 @@ def needles(
     et al. 2024, arXiv:2404.06654).
     """
     total = 1 + distractors
-    hay = length - total * (1 + key + value) - (key + value)  # the last token of the value is a target only
+    one = 1 + key + value
+    hay = length - total * one - (questions * one - 1)  # the last token of the last value is a target only
     if depth is not None and not 0 <= depth <= 1:
         raise ValueError(f"needles: depth is {depth}, expected 0 to 1 or None")
     if hay < 1:
@@ -73,8 +77,11 @@ def needles(
         )
         gaps = rng.integers(0, hay + 1, total)
         gaps[0] = gaps[0] if depth is None else round(depth * hay)
-        body = np.insert(haystack[start : start + hay], np.repeat(gaps, 1 + key + value), hidden.ravel())
-        asked = hidden[0]
+        body = np.insert(haystack[start : start + hay], np.repeat(gaps, one), hidden.ravel())
+        asked = hidden[:questions].ravel()
         inputs[:] = np.concatenate([body, asked[:-1]])
-        targets[-value:] = asked[-value:]
+        following = targets[len(body) - 1 :].reshape(
+            questions, one
+        )  # token i of a question is what follows token i - 1
+        following[:, -value:] = hidden[:questions, -value:]
     return examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from functools import reduce
 
@@ -12,7 +13,7 @@ import pytest
 
 from atlas_jax.models import transformer
 from benchmarks import memory_quality
-from benchmarks.quality import lineup, mad, memory_tasks, needle, state_tracking, trials
+from benchmarks.quality import lineup, mad, memory_tasks, needle, state_tracking, transformers, trials
 from benchmarks.quality.corpora import Corpus
 from benchmarks.quality.records import Records
 
@@ -62,6 +63,35 @@ def test_the_needle_asked_for_is_read_back_at_its_depth(depth):
         assert len(set(gaps)) > 15
     else:
         assert set(gaps) == {round(depth * hay)}
+
+
+def test_several_needles_are_asked_for_one_after_the_other():
+    haystack = np.random.default_rng(0).integers(0, 50, 5000)
+    for inputs, targets in needle.needles(haystack, 20, 96, 0.5, 50, seed=1, value=2, questions=3):
+        body = 96 - 3 * 4 + 1
+        (marks,) = np.nonzero(inputs[:body] == 50)
+        value_of = {inputs[mark + 1]: inputs[mark + 2 : mark + 4].tolist() for mark in marks}
+        assert len(value_of) == 4
+        hay = body - 4 * 4
+        asked = [body + 4 * i for i in range(3)]
+        np.testing.assert_array_equal(inputs[asked], 50)
+        first = marks[[inputs[mark + 1] for mark in marks].index(inputs[asked[0] + 1])]
+        assert first - 4 * np.sum(marks < first) == round(0.5 * hay)
+        expected = np.full(96, -1)
+        for at in asked:
+            expected[at + 1 : at + 3] = value_of[inputs[at + 1]]
+        np.testing.assert_array_equal(targets, expected)
+
+
+def test_an_inner_rate_is_that_of_all_memories_but_delta():
+    names = ("titans", "muon", "delta", "window")
+    found = lineup.lineup(names, vocab_size=20, longest=64, inner_rate=0.2)
+    assert {one.name: getattr(one.config, "rate", None) for one in found} == {
+        "titans": 0.2,
+        "muon": 0.2,
+        "delta": 1.0,
+        "window": None,
+    }
 
 
 def test_facts_are_the_same_in_all_examples_and_never_shown():
@@ -136,7 +166,7 @@ def test_fuzzy_recall_asks_for_the_value_of_every_phrase_seen_before(widest):
         (lambda: mad.memorisation(1, 4, 7, seed=0), "length is 7, expected an even number"),
         (lambda: mad.selective_copying(1, 9, 16, 4, seed=0), "copied is 9, expected at most length / 2 = 8"),
         (lambda: mad.fuzzy_recall(1, 2, 16, 6, seed=0), "vocab_size is 6, expected at least 2 pairs = 8"),
-        (lambda: memory_tasks.open_task("poetry", 64), "task is 'poetry', expected one of mqar, induction"),
+        (lambda: memory_tasks.open_task("poetry", 64), "task is 'poetry', expected one of mqar, recall"),
         (lambda: lineup.lineup(["rnn"], vocab_size=9, longest=64), "model is 'rnn', expected one of titans"),
     ],
 )
@@ -149,7 +179,7 @@ def test_impossible_examples_are_refused(make, message):
 def test_a_task_draws_what_its_models_can_read(name, monkeypatch):
     """Parts differ, equal arguments draw equal examples, and no token is beyond the vocabulary or the context."""
     text = "".join(f"{i} bottles of beer on the wall, {i} bottles of beer.\n" for i in range(300))
-    monkeypatch.setattr(memory_tasks, "read_corpus", lambda name, data: Corpus([text], [text], [text]))
+    monkeypatch.setattr(memory_tasks, "read_corpus", lambda name, data: Corpus([text], [text[9:]], [text[99:]]))
     monkeypatch.setattr(memory_tasks, "CORPUS_TOKENS", 300)
     task = memory_tasks.open_task(name, 64)
     training = task.training(10, memory_tasks.TRAINING)
@@ -168,7 +198,7 @@ def test_a_task_draws_what_its_models_can_read(name, monkeypatch):
 
 
 def test_models_are_of_one_size_and_the_feed_forward_makes_them_so():
-    found = lineup.lineup(tuple(lineup.KINDS), vocab_size=64, longest=256, chunks=(64,))
+    found = lineup.lineup(tuple(lineup.KINDS), vocab_size=512, longest=256, chunks=(64,))
     assert found[0].name == lineup.EVERYTHING
     trials.parameters_agree([contestant._replace(preset="any") for contestant in found], memory_quality.EQUAL)
     assert [one.preset for one in found if one.name in ("delta", "muon", "window")] == ["one-size"] * 3
@@ -176,9 +206,9 @@ def test_models_are_of_one_size_and_the_feed_forward_makes_them_so():
     assert all(one.config.chunks == (64,) for one in found if one.preset == "chunk-64")
     state = {(one.name, one.preset): lineup.state_bytes(one) for one in found}
     everything = state.pop((lineup.EVERYTHING, "one-size"))
-    assert everything == 4 * lineup.LAYERS * 255 * (2 * lineup.WIDTH + 1)
+    assert everything == 4 * (lineup.LAYERS * 255 * (2 * lineup.WIDTH + 1) + 3 * lineup.WIDTH)
     middle = float(np.median(list(state.values())))
-    assert all(0.9 * middle < size < 1.25 * middle for size in state.values()), state
+    assert all(0.85 * middle < size < 1.25 * middle for size in state.values()), state
 
 
 def small(name, decoder=False):
@@ -186,16 +216,51 @@ def small(name, decoder=False):
     return one, one.model.init(one.config, jax.random.key(0))
 
 
+@pytest.mark.parametrize("vocab_size", [2, 513])
+def test_every_part_of_the_ablation_is_of_one_size(vocab_size):
+    found = lineup.lineup(tuple(lineup.ABLATION), vocab_size=vocab_size, longest=64)
+    assert found[0].name == lineup.FULL
+    trials.parameters_agree([contestant._replace(preset="any") for contestant in found], memory_quality.EQUAL)
+    settings = {one.name: dataclasses.asdict(one.config) for one in found}
+    full = settings.pop(lineup.FULL)
+    for name, other in settings.items():
+        assert len({key for key in full if full[key] != other[key]} - {"feed_forward", "rate"}) == 1, name
+
+
 def test_the_windowed_transformer_reads_on_in_pieces():
-    """As one long call of its window, token by token over the pieces' ends."""
+    """As one long call of its window, token by token over the pieces' ends; the convolution sees over them too."""
     one, params = small("window")
     tokens = jax.random.randint(jax.random.key(1), (2, 75), 0, 20)
     logits, _ = one.model.apply(one.config, params, tokens)
+    kernel, embedded = np.asarray(params["convolution"]), np.asarray(params["embedding"][tokens])
+    x = sum(kernel[i] * np.pad(embedded, ((0, 0), (i, 0), (0, 0)))[:, :75] for i in range(len(kernel)))
+    params, rows = {**params, "embedding": jnp.asarray(x.reshape(150, -1))}, np.arange(150).reshape(2, 75)
     state, expected = transformer.init_state(one.config, 2), []
     for start in range(0, 75, 25):
-        part, state = transformer.apply(one.config, params, tokens[:, start : start + 25], state)
+        part, state = transformer.apply(one.config, params, rows[:, start : start + 25], state)
         expected.append(part)
     np.testing.assert_allclose(logits, jnp.concatenate(expected, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["window", lineup.EVERYTHING])
+def test_a_transformer_sees_what_came_before_within_its_reach(name):
+    one, params = small(name)
+    tokens = jax.random.randint(jax.random.key(1), (1, 80), 0, 20)
+    logits = one.model.apply(one.config, params, tokens)[0]
+    other = one.model.apply(one.config, params, tokens.at[0, 4].set((tokens[0, 4] + 1) % 20))[0]
+    changed = np.flatnonzero(jnp.abs(logits - other).max(axis=-1)[0] > 0)
+    reach = 4 + 3 + lineup.LAYERS * (one.config.context - 1)
+    assert changed[0] == 4
+    assert changed[-1] == (79 if name == lineup.EVERYTHING else min(79, reach))
+
+
+def test_all_models_start_with_the_same_kind_of_convolution():
+    for name in ("window", "titans", "delta"):
+        _, params = small(name)
+        (kernel,) = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "convolution" in str(path)]
+        noise = kernel - jnp.zeros_like(kernel).at[..., 0, :].set(1.0)
+        assert 0.4 < noise.std() < 0.6
+        assert kernel.shape[-2] == transformers.CONVOLUTION
 
 
 def test_the_decoder_sees_the_last_activations_and_nothing_else():
@@ -259,7 +324,9 @@ def test_runs_are_tuned_recorded_with_what_is_equal_and_resumed(tmp_path, monkey
     trainer, path = Trainer(), tmp_path / "memory.jsonl"
     monkeypatch.setattr(memory_quality, "train", trainer.train)
     monkeypatch.setattr(memory_quality, "measure", trainer.measure)
-    options = memory_quality.Options(steps=4, seeds=2, batch=2, length=64, tests=4)
+    options = memory_quality.Options(
+        steps=4, tune_steps=2, rates=(0.001, 0.005, 0.05), seeds=2, batch=2, length=64, tests=4
+    )
     (one,) = lineup.lineup(["titans"], vocab_size=64, longest=64)
 
     def field(**changes):
@@ -267,8 +334,10 @@ def test_runs_are_tuned_recorded_with_what_is_equal_and_resumed(tmp_path, monkey
 
     assert memory_quality.chosen_rate(field(), one) == (0.01, False)
     memory_quality.tune(field(), one)
-    assert trainer.calls == [("titans", [memory_quality.TUNING_SEED] * 6, 2)]
+    assert trainer.calls == [("titans", [memory_quality.TUNING_SEED] * 3, 2)]
     assert memory_quality.chosen_rate(field(), one) == (0.005, True)
+    assert memory_quality.chosen_rate(field(steps=8), one) == (0.01, False)  # another training, another rate
+    assert memory_quality.chosen_rate(field(steps=8, rates_of="mqar"), one) == (0.005, True)
     results = memory_quality.run(field(), one)
     assert results == {f"pairs-{pairs}": [0, 1] for pairs in (2, 4, 8, 16)}
     line = Records(path).find(name="memory.mqar.titans.chunk-16.pairs-4.seed-1")
@@ -289,3 +358,28 @@ def test_runs_are_tuned_recorded_with_what_is_equal_and_resumed(tmp_path, monkey
     assert (summary["value"], summary["peer"], summary["ratio"], summary["seeds"]) == (0.5, 0.25, 0.5, 2)
     memory_quality.summarise(field(), one, {"pairs-4": [0.0, 0.0]}, {"pairs-4": [0.25, 0.25]})
     assert Records(path).find(name="memory.mqar.titans.chunk-16.pairs-4")["ratio"] is None
+
+
+def test_texts_are_measured_in_bits_per_byte(tmp_path, monkeypatch):
+    """One bit a token, whatever the rate: bytes a token are those of the test part."""
+    trainer = Trainer()
+    monkeypatch.setattr(memory_quality, "train", trainer.train)
+    monkeypatch.setattr(memory_quality, "measure", trainer.measure)
+    text = "".join(f"{i} bottles of beer on the wall, {i} bottles of beer.\n" for i in range(300))
+    monkeypatch.setattr(memory_tasks, "read_corpus", lambda name, data: Corpus([text], [text], ["beer " * 400]))
+    options = memory_quality.Options(tasks=("text-wikitext-2",), steps=4, seeds=2, batch=2, tests=5)
+    (field,) = memory_quality.open_fields(options, Records(tmp_path / "memory.jsonl"))
+    (one,) = lineup.lineup(["titans"], vocab_size=field.task.vocab_size, longest=64)
+    found = memory_quality.run(field, one)["held-out"]
+    windows = field.task.levels["held-out"](5, memory_tasks.TEST)
+    per_token = field.task.answer_bytes(windows) / np.sum(windows[:, 1] >= 0)
+    assert 1.5 < per_token < 5.1
+    np.testing.assert_allclose(found, (1 + np.log(2) / 10) / per_token, rtol=1e-5)
+
+
+def test_texts_that_are_not_there_are_skipped_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ATLAS_DEV_DATA", raising=False)
+    options = memory_quality.Options(tasks=("text-wikitext-2", "parity"), steps=2, batch=2)
+    fields = list(memory_quality.open_fields(options, Records(tmp_path / "memory.jsonl")))
+    assert [field.name for field in fields] == ["parity"]
+    assert "skipped text-wikitext-2: text_wikitext2/valid.txt" in capsys.readouterr().err
