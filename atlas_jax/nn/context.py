@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atlas_jax.memory.chunks import Chunks, run_chunks
+from atlas_jax.memory.chunks import Chunks, kept, run_chunks
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.features import expand
 from atlas_jax.memory.networks import Weights
+from atlas_jax.memory.products import matmul
 from atlas_jax.memory.projection import unit
 from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState, advance_chunk, init_state, open_chunk
 from atlas_jax.memory.tokens import Tokens
@@ -178,7 +179,7 @@ def memory_as_context(
         recalled = _filled(state.recalled, Slots(key, value), phase, count)
         segment = _filled(state.segment, Slots(own, inputs.value), phase, count)
         mixed = _attention(parameters, inputs.query, query, recalled, segment, phase)
-        y = rms_norm(linear(mixed, parameters.attention_out.astype(x.dtype)), parameters.attention_norm)
+        y = rms_norm(kept(linear(mixed, parameters.attention_out.astype(x.dtype))), parameters.attention_norm)
         tokens = _learnt(config, parameters, y, heads, rate)
         memory, said = advance_chunk(config, parameters.beginning.scales, state.memory, tokens, count)
         return ContextState(memory._replace(phase=phase + count), recalled, segment), (y, join_heads(said))
@@ -214,21 +215,23 @@ def _recalled(
     dtype: jnp.dtype,
 ) -> tuple[Float[Array, "b t h k"], Float[Array, "b t h k"]]:
     """Keys and values of h: what the memory said where the segment began."""
-    heads, scales = query.shape[2], parameters.beginning.scales
+    heads, scales, rule = query.shape[2], parameters.beginning.scales, config.rule
+    assert isinstance(rule, Descent)  # `context_memory`
 
     def one(weights: Weights, scales: Array | None, query: Array) -> Array:
         """M(q) of one head, with the same weights for all tokens."""
 
         def layer(name: str, x: Array) -> Array:
-            return (expand(x, scales) if name in config.rule.network.first else x) @ weights[name]
+            read = expand(x, scales) if name in rule.network.first else x
+            return kept(matmul(read, weights[name], rule.dtype))
 
-        return config.rule.network.forward(layer, query)
+        return rule.network.forward(layer, query)
 
     by_head = jax.vmap(one, in_axes=(0, None if scales is None else 0, 0))
     read = jax.vmap(by_head, in_axes=(0, None, 0))(memory.heads.base, scales, jnp.moveaxis(query, 2, 1))
     h = rms_norm(join_heads(read).astype(dtype), parameters.recall_norm)
     projection = parameters.query_key_value[:, h.shape[-1] :].astype(dtype)
-    key, value = (_by_head(part, heads) for part in jnp.split(linear(h, projection), 2, axis=-1))
+    key, value = (_by_head(part, heads) for part in jnp.split(kept(linear(h, projection)), 2, axis=-1))
     return rms_norm(key, parameters.key_norm), value
 
 
@@ -271,7 +274,8 @@ def _learnt(
 ) -> Tokens:
     """What the memory is given of y, in float32 at least."""
     wide = sum_dtype(y.dtype)
-    parts = jnp.split(jax.nn.silu(linear(y, parameters.learnt.astype(y.dtype))).astype(wide), 3, axis=-1)
+    raw = kept(linear(y, parameters.learnt.astype(y.dtype)))
+    parts = jnp.split(jax.nn.silu(raw).astype(wide), 3, axis=-1)
     query, key, value = (split_heads(part, heads) for part in parts)
     (gates,) = gates_of(y, parameters.gates, parameters.gate_bias, (config,), heads, rate)
     return Tokens(unit(query), unit(key), value, gates)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compiled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,11 +66,6 @@ def other_token(config, tokens, seed=1):
     """A different token in every place."""
     shift = np.random.default_rng(seed).integers(1, config.vocab_size, tokens.shape, dtype=np.int32)
     return (tokens + shift) % np.int32(config.vocab_size)
-
-
-def compiled(function, **options):
-    """Jitted, with little optimisation: most of these tests' time is compilation, half of it LLVM's."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 @cache

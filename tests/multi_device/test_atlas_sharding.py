@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import compiled
 from jax.sharding import AxisType
 
 from atlas_jax.distributed.long_context import sharded_apply
@@ -36,11 +37,6 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (BATCH, LENGTH), dtype=np.int3
 TIGHT = 1e-11  # of the largest entry of an array; float64
 
 
-def jitted(function):
-    """Tiny programs, of which compilation is the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def double(tree):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) if x.dtype == jnp.float32 else x, tree)
 
@@ -49,7 +45,7 @@ def double(tree):
 def parameters(config):
     """Drawn in float32; float64."""
     with jax.enable_x64(False):
-        drawn = jax.device_get(jitted(partial(atlas.init, config))(jax.random.key(0)))
+        drawn = jax.device_get(compiled(partial(atlas.init, config))(jax.random.key(0)))
     return double(drawn)
 
 
@@ -68,7 +64,7 @@ def results(config, shape):
         learnt = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float64]
         return jnp.mean(jnp.sin(9 * logits)) + sum(jnp.sum(jnp.sin(leaf)) for leaf in learnt) / 99, (logits, state)
 
-    (_, (logits, state)), gradient = jitted(jax.value_and_grad(loss, has_aux=True))(parameters(config))
+    (_, (logits, state)), gradient = compiled(jax.value_and_grad(loss, has_aux=True))(parameters(config))
     return jax.device_get((logits, state, gradient))
 
 
@@ -142,7 +138,7 @@ def test_devices_that_take_turns_go_from_token_to_token(batch, shape, started):
 
         def result(function):
             wanted = (0, 1) if started else 0
-            (_, (y, after)), gradients = jitted(
+            (_, (y, after)), gradients = compiled(
                 jax.value_and_grad(partial(loss, function), argnums=wanted, has_aux=True)
             )(xs, sums)
             return (y, gradients), after
@@ -172,7 +168,7 @@ def test_a_device_computes_only_when_it_is_its_turn():
         out_specs=slices,
         check_vma=False,
     )
-    jax.block_until_ready(jitted(run)(xs))
+    jax.block_until_ready(compiled(run)(xs))
     jax.effects_barrier()
     assert len(calls) == 8
 
@@ -191,12 +187,12 @@ def test_four_devices_go_on_from_one_and_one_decodes_from_four(name):
     text = np.concatenate([TOKENS, TOKENS[:, ::-1]], axis=1)
     with jax.enable_x64(True):
         params = parameters(config)
-        one, four = (jitted(apply_on(config, shape)) for shape in (None, (2, 1, 2)))
+        one, four = (compiled(apply_on(config, shape)) for shape in (None, (2, 1, 2)))
         logits, last = one(params, text[:, :40])
         _, begun = one(params, text[:, :5])
         prefilled, state = four(params, text[:, 5:37], begun)
         assert_equal_trees(prefilled, logits[:, 5:37])
-        decode = jitted(partial(atlas.step, config))
+        decode = compiled(partial(atlas.step, config))
         for t in range(37, 40):
             found, state = decode(params, text[:, t], state)
             assert_equal_trees(found, logits[:, t])
@@ -215,7 +211,7 @@ def test_the_gradient_of_a_global_memory_crosses_devices_and_that_of_local_ones_
             return jnp.sum(sharded_apply(config, model_mesh(2, 1, 2))(params, tokens)[0][:, -1])
 
         config = replace(config, tied=False)
-        return np.asarray(jitted(jax.grad(loss))(parameters(config))["embedding"])[0]
+        return np.asarray(compiled(jax.grad(loss))(parameters(config))["embedding"])[0]
 
     with jax.enable_x64(True):
         local = replace(LOCAL, layers=1)

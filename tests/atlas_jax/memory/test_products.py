@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compiled
 
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.networks import MLP
@@ -26,7 +26,6 @@ PLAIN = {
     "tn": (matmul_tn, lambda x, y: x.T @ y, (5, 3), (5, 7)),
     "tn tall": (matmul_tn, lambda x, y: x.T @ y, (5, 7), (5, 2)),
 }
-fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -43,7 +42,7 @@ def test_products_and_their_first_two_derivatives_are_the_plain_ones(name):
             def squared(x, y):
                 return sum(jnp.sum(g**2) for g in jax.grad(value, argnums=(0, 1))(x, y))
 
-            return fast(jax.vmap(lambda x, y: (product(x, y), jax.grad(squared, argnums=(0, 1))(x, y))))(x, y)
+            return compiled(jax.vmap(lambda x, y: (product(x, y), jax.grad(squared, argnums=(0, 1))(x, y))))(x, y)
 
         chex.assert_trees_all_close(slopes(ours), slopes(plain), rtol=1e-12, atol=1e-12)
 
@@ -81,7 +80,7 @@ def test_bfloat16_factors_change_a_memory_little(rule):
             said, _ = run(MemoryConfig(rule, 16), beginning, tokens)
             return jnp.mean(said**2), said
 
-        return fast(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(*drawn())
+        return compiled(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(*drawn())
 
     (_, exact), slopes = value_and_slopes(rule)
     (_, rounded), rounded_slopes = value_and_slopes(replace(rule, dtype="bfloat16"))

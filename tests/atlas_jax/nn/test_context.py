@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compiled
 
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.features import expand
@@ -53,14 +54,9 @@ def wide(tree):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def jitted(function):
-    """Tiny programs, of which compilation is the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 @cache
-def compiled(layer):
-    return jitted(lambda params, x, state=None: layer.apply({"params": params}, x, state))
+def applied(layer):
+    return compiled(lambda params, x, state=None: layer.apply({"params": params}, x, state))
 
 
 def rms(x, scale):
@@ -159,14 +155,14 @@ FEATURES = layer_of(LINEAR, degree=2, persistent=0, chunk=2, group=2)
 
 @cache
 def of_definition(layer):
-    return jitted(lambda params, x, hide: definition(layer, params, x, hide))
+    return compiled(lambda params, x, hide: definition(layer, params, x, hide))
 
 
 @pytest.mark.parametrize("layer", [OMEGA, FEATURES], ids=["omega", "features"])
 def test_the_layer_is_its_definition_token_by_token(layer):
     with jax.enable_x64(True):
         params, x = wide((parameters(layer), inputs()))
-        outputs = compiled(layer)(params, x)[0][0]
+        outputs = applied(layer)(params, x)[0][0]
         np.testing.assert_allclose(outputs, of_definition(layer)(params, x[0], True), rtol=0, atol=1e-10)
 
 
@@ -175,7 +171,7 @@ def test_gradients_are_those_of_the_definition():
     weight = np.random.default_rng(3).normal(size=(whole, D))
 
     def gradient(run):
-        return jitted(jax.grad(lambda params, x: jnp.sum(weight * run(params, x)), argnums=(0, 1)))
+        return compiled(jax.grad(lambda params, x: jnp.sum(weight * run(params, x)), argnums=(0, 1)))
 
     with jax.enable_x64(True):
         params, x = wide((parameters(OMEGA), inputs()[0, :whole]))
@@ -191,7 +187,7 @@ def test_the_future_changes_nothing_and_the_past_does():
     after = np.where(PLACES[:, None, None] == PLACES[None, :, None], -before, before)
     with jax.enable_x64(True):
         params = wide(parameters(OMEGA))
-        outputs, others = (np.asarray(compiled(OMEGA)(params, jnp.asarray(part))[0]) for part in (before, after))
+        outputs, others = (np.asarray(applied(OMEGA)(params, jnp.asarray(part))[0]) for part in (before, after))
     moved = np.any(outputs != others, axis=-1)  # [place changed, place seen]
     np.testing.assert_array_equal(moved, PLACES[:, None] <= PLACES[None, :])
 
@@ -210,7 +206,7 @@ def test_read_as_printed_the_layer_sees_its_own_future():
 def test_earlier_segments_reach_the_present_through_the_memory_alone():
     with jax.enable_x64(True):
         params, x = wide((parameters(OMEGA), inputs()))
-        run, rest, start = compiled(OMEGA), x[:, SEGMENT : SEGMENT + 5], wide(zeros())
+        run, rest, start = applied(OMEGA), x[:, SEGMENT : SEGMENT + 5], wide(zeros())
         state = start
         for t in range(SEGMENT):
             _, state = run(params, x[:, t : t + 1], state)
@@ -228,11 +224,11 @@ def test_earlier_segments_reach_the_present_through_the_memory_alone():
 def test_any_split_gives_what_the_whole_gives():
     with jax.enable_x64(True):
         params, x = wide((parameters(OMEGA), inputs()))
-        whole, last = compiled(OMEGA)(params, x)
+        whole, last = applied(OMEGA)(params, x)
         for sizes in ((5, 5, 1), (1, 5, 5), (1, 1, 1, 5, 1, 1, 1), (1,) * LENGTH):
             state, outputs, done = wide(zeros()), [], 0
             for size in sizes:
-                said, state = compiled(OMEGA)(params, x[:, done : done + size], state)
+                said, state = applied(OMEGA)(params, x[:, done : done + size], state)
                 outputs.append(said)
                 done += size
             np.testing.assert_allclose(np.concatenate(outputs, axis=1), whole, rtol=0, atol=1e-12)
@@ -246,7 +242,7 @@ def test_narrow_inputs_keep_a_wide_state():
     for before in (None, start):
         for length in (1, LENGTH):
             x = jax.ShapeDtypeStruct((BATCH, length, D), jnp.bfloat16)
-            outputs, state = jax.eval_shape(compiled(OMEGA), params, x, before)
+            outputs, state = jax.eval_shape(applied(OMEGA), params, x, before)
             assert (outputs.shape, outputs.dtype) == (x.shape, x.dtype)
             jax.tree.map(lambda a, e: np.testing.assert_equal((a.shape, a.dtype), (e.shape, e.dtype)), state, start)
 
