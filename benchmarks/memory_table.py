@@ -228,12 +228,17 @@ def markdown(tasks: dict[str, Figures]) -> str:
 
 
 def draw(tasks: dict[str, Figures], path: Path) -> None:
-    """Share of answers right by level, a panel for every task that has several; memories of chunks of 16 or 1."""
+    """Share of answers right by level, a panel for every task that has several; memories of chunks of 16 or 1.
+
+    Nothing is drawn where no task has several.
+    """
     shown = {
         task: figures
         for task, figures in tasks.items()
         if not is_text(figures) and len({level for levels in figures.values() for level in levels}) > 1
     }
+    if not shown:
+        return
     with style():
         columns = 2
         drawing = Figure(figsize=(8.6, 2.7 * -(-len(shown) // columns) + 0.5), layout="constrained")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory_table
-from benchmarks.memory_table import Gain, Model, gain, gains, markdown, read
+from benchmarks.memory_table import Gain, Model, draw, gain, gains, markdown, read
 
 TITANS, OMEGA = Model("titans", "chunk-16"), Model("omega", "chunk-16")
 
@@ -99,3 +99,10 @@ def test_the_tables_show_means_and_spreads_and_a_plot_is_drawn(tmp_path, monkeyp
         said.index("Kinds of models") < said.index("**recall**") < said.index("Atlas without") < said.index("held-out")
     )
     assert (tmp_path / "lines.png").stat().st_size > 5000
+
+
+def test_texts_alone_give_tables_and_no_plot(tmp_path):
+    tasks = read(write(tmp_path / "lines.jsonl", [line("text-wikitext-2", "titans", "held-out", 0, 2.5)]))
+    assert "| titans, chunk 16 | 2.0 | 2.500 ± " in markdown(tasks)
+    draw(tasks, tmp_path / "plot.png")
+    assert not (tmp_path / "plot.png").exists()
