@@ -288,13 +288,15 @@ def test_the_large_model_lowers_for_cuda_devices_and_memories_pass_their_state_o
 
 
 def test_local_memories_exchange_nothing():
-    """Forward three halos a layer, whatever the length; backward as many, and each parameter's gradient is added up once."""
+    """Forward three halos a layer, whatever the length; as many backward and for a block computed again. Gradients add up once."""
     assert len(memories(LARGE_LOCAL)) == 2
     for length in (4096, 8192):
         assert collectives(lowered(LARGE_LOCAL, (1, 1, 4), 2, length)) == {"collective_permute": HALO}
     count = len(jax.tree.leaves(jax.eval_shape(partial(atlas.init, LARGE_LOCAL), jax.random.key(0))))
-    found = collectives(lowered(LARGE_LOCAL, (1, 1, 4), 2, 4096, gradients=True))
-    assert found == {"collective_permute": 2 * HALO, "all_reduce": count}
+    for recompute, times in ((True, 3), (False, 2)):
+        config = replace(LARGE_LOCAL, recompute=recompute)
+        found = collectives(lowered(config, (1, 1, 4), 2, 4096, gradients=True))
+        assert found == {"collective_permute": times * HALO, "all_reduce": count}
 
 
 @pytest.mark.parametrize(
