@@ -288,7 +288,7 @@ def test_the_large_model_lowers_for_cuda_devices_and_memories_pass_their_state_o
 
 
 def test_local_memories_exchange_nothing():
-    """Forward three halos a layer, whatever the length; as many backward and for a block computed again. Gradients add up once."""
+    """Forward three halos a layer, whatever the length; as many backward and for a block computed again; gradients once."""
     assert len(memories(LARGE_LOCAL)) == 2
     for length in (4096, 8192):
         assert collectives(lowered(LARGE_LOCAL, (1, 1, 4), 2, length)) == {"collective_permute": HALO}
