@@ -90,7 +90,7 @@ def contestants(preset: str, context: int, piece: int) -> tuple[Contestant, Cont
     aim = parameters_of(atlas, ours)
     sizes = (ours.vocab_size, ours.d_model, ours.layers, ours.heads)
     least = transformer.TransformerConfig(*sizes, feed_forward=1, context=context, chunk=piece)
-    theirs = with_parameters(transformer, least, aim)
+    theirs = with_parameters(PEER, transformer, least, aim)
     found = (
         Contestant(PEER, preset, transformer, theirs, parameters_of(transformer, theirs)),
         Contestant(OURS, preset, atlas, ours, aim),

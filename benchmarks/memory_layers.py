@@ -5,7 +5,8 @@ titans-pytorch with its gradients taken where each chunk starts, as the paper ha
 memory of two layers and expansion 4. `context` is memory as context (MAC): four blocks of attention, memory and feed-forward on
 bytes, with a loss; the peer is its `MemoryAsContextTransformer` of the same sizes, a memory in every block too, or, as
 `context-half`, in every second one of the peer only. Every measurement is a process of its own; the sides take turns, so that
-both meet the same load.
+both meet the same load. Under glibc both have large pages (`GLIBC_TUNABLES`, if it is not set already): with small ones a large
+part of a step goes into asking the system for memory.
 
 XLA runs the small products of many heads one after the other on a CPU, so ours deals the sequences to as many host devices as
 there are cores. The peer needs PyTorch and titans-pytorch; without them it is left out, and the figures have no ratio.
@@ -32,6 +33,7 @@ from benchmarks.quality.records import Records
 
 Side = Literal["jax", "torch"]
 What = Literal["layer", "context", "context-half"]
+LARGE_PAGES = "glibc.malloc.hugetlb=1"
 BLOCKS, FEED_FORWARD, PERSISTENT, CONTEXT_EXPANSION = 4, 682, 4, 2  # of the peer's model; its feed-forward is 8/3 wide
 
 
@@ -226,6 +228,7 @@ def main(options: Options) -> None:
     """
     if options.batch % usable_cores():
         raise ValueError(f"batch is {options.batch}, expected a multiple of the {usable_cores()} cores")
+    os.environ.setdefault("GLIBC_TUNABLES", LARGE_PAGES)  # read where a process begins, so by those of the measurements
     sides: list[Side] = ["jax"] if importlib.util.find_spec("titans_pytorch") is None else ["torch", "jax"]
     costs: dict[Side, list[Cost]] = {side: [] for side in sides}
     for _ in range(options.turns):
@@ -234,6 +237,7 @@ def main(options: Options) -> None:
     records = Records(options.results)
     tokens = options.batch * options.length
     about = {name: getattr(options, name) for name in ("what", "batch", "heads", "width", "chunk", "length")}
+    about["malloc"] = os.environ["GLIBC_TUNABLES"]
     seconds = {side: statistics.median(cost.seconds for cost in costs[side]) for side in sides}
     added = {side: float(statistics.median(cost.added for cost in costs[side])) for side in sides}
     for side in sides:

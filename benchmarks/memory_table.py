@@ -265,6 +265,10 @@ def draw(tasks: dict[str, Figures], path: Path) -> None:
 def main() -> None:
     """Prints the tables and draws."""
     options = tyro.cli(Options, description=__doc__)
+    if not options.results.exists():
+        raise SystemExit(
+            f"{options.results}: not there, expected the lines of python -m benchmarks.memory_quality --tune"
+        )
     tasks = read(options.results)
     print(markdown(tasks))
     draw(tasks, options.plot or options.results.with_suffix(".png"))

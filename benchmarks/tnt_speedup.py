@@ -100,7 +100,7 @@ def contestants(options: Options) -> dict[str, Contestant]:
     titans = atlas.AtlasConfig(**sizes, context=options.length, chunks=(options.chunk,), tied=True)
     hierarchy = {"shard": options.shard, "global_chunk": options.global_chunk, "projection": "norm_sum"}
     tnt = replace(titans, chunks=(options.local_chunk,), **hierarchy)
-    configs = {TITANS: titans, TNT: with_parameters(atlas, tnt, parameters_of(atlas, titans))}
+    configs = {TITANS: titans, TNT: with_parameters(TNT, atlas, tnt, parameters_of(atlas, titans))}
     found = {name: Contestant(name, "one-size", atlas, it, parameters_of(atlas, it)) for name, it in configs.items()}
     parameters_agree(found.values(), EQUAL)
     return found

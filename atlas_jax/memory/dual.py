@@ -66,6 +66,8 @@ class Descent:
       window: c, tokens whose losses each update descends, itself included: 1 is Titans, more the Omega rule.
       loss: what it descends.
       limit: of weights and momentum where a chunk begins, see `networks.limited`; None is the papers' rule as it is.
+      clip: the largest norm of one token's gradient by one matrix, in lengths of a value of unit variance, see `gradients`; None
+        is the papers' rule as it is.
       dtype: that the factors of matrix products are rounded to, see `products`; None: as they are.
 
     Raises:
@@ -76,6 +78,7 @@ class Descent:
     window: int = 1
     loss: Loss = "l2"
     limit: float | None = LIMIT
+    clip: float | None = 1.0
     dtype: Dtype = None
 
     def __post_init__(self) -> None:
@@ -113,7 +116,9 @@ class Descent:
           The state after the last token, and y_t = M_t(q_t) of every token, each token's own update included.
         """
         seen = with_past(state.past, tokens)
-        layers = layer_gradients(self.network, self.loss, state.base, seen.key, seen.value, scales, self.dtype)
+        layers = layer_gradients(
+            self.network, self.loss, state.base, seen.key, seen.value, scales, self.dtype, self.clip
+        )
         mixing = _mixing(tokens.gates, count, state.past.strength, self.window)
 
         def linear(name: str, x: Float[Array, "t i"]) -> Float[Array, "t o"]:

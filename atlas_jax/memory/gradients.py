@@ -2,6 +2,14 @@
 
 The gradient of a token's loss by a matrix W that maps x to x W is x^T g, with g the gradient by x W. So inputs x and output
 gradients g of all tokens are all that there is to know, and no gradient matrix is made per token.
+
+Where a deep memory's weights grow, so do its gradients, and a chunk of steps far too large moves the weights further out: `clip`
+bounds the gradient of one token by one matrix, whose Frobenius norm is |x| |g|, by the length of a value of unit variance. (A
+bound that grew with the value itself would be trained away.)
+
+Source: ours, as any training loop clips (Pascanu et al. 2013, arXiv:1211.5063). Measured: a Titans model of 58,000 parameters
+after 384 steps on text, learning rate 0.03, three seeds: without it 22 to 52 outer gradients were more than five times the
+median (the largest 603 times), and the last losses were 4.78 to 5.05 bits a token; clipped, 0 to 2, and 4.73 to 4.76.
 """
 
 from __future__ import annotations
@@ -49,6 +57,7 @@ def layer_gradients(
     value: Float[Array, "s v"],
     scales: Float[Array, " i"] | None = None,
     dtype: Dtype = None,
+    clip: float | None = None,
 ) -> LayerGradients:
     """Inputs and output gradients of every matrix at all tokens.
 
@@ -59,6 +68,7 @@ def layer_gradients(
       key, value: of s tokens.
       scales: of polynomial features (`features.expand`) that the first matrices read; None: the keys as they are.
       dtype: of the factors of its products, see `products`.
+      clip: the largest norm of one token's gradient by one matrix, in lengths of a value of unit variance, sqrt(v); None: any.
     """
 
     def objective(offsets: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -72,4 +82,12 @@ def layer_gradients(
 
     offsets = {name: jnp.zeros((len(key), matrix.shape[1]), key.dtype) for name, matrix in weights.items()}
     gradients, inputs = jax.grad(objective, has_aux=True)(offsets)
+    if clip is not None:
+        gradients = {name: _clipped(inputs[name], g, clip**2 * value.shape[1]) for name, g in gradients.items()}
     return LayerGradients(inputs, {name: kept(gradient) for name, gradient in gradients.items()})
+
+
+def _clipped(x: Float[Array, "s i"], g: Float[Array, "s o"], largest: float) -> Float[Array, "s o"]:
+    """g, shorter where the square of |x| |g| is more than the largest."""
+    square = jnp.sum(x * x, axis=1) * jnp.sum(g * g, axis=1)
+    return g * (largest**0.5 * jax.lax.rsqrt(jnp.maximum(square, largest)))[:, None]

@@ -132,11 +132,18 @@ def _learnt(
         value = keep * (jnp.eye(len(key)) - rate * jnp.outer(key, key)) @ value + rate * jnp.outer(key, tokens.value[t])
         return memory._replace(weights={"value": value})
 
-    def objective(weights: Weights) -> Array:
-        each = inner_loss(rule.loss, read(rule.network, weights, tokens.key, scales), tokens.value)
-        return jnp.sum(jnp.where(window, tokens.gates.strength * each, 0.0))
+    def objective(weights: Weights, key: Array, value: Array) -> Array:
+        return inner_loss(rule.loss, read(rule.network, weights, key[None], scales), value[None])[0]
 
-    gradient = jax.grad(objective)(memory.base)
+    def counted(gradient: Array) -> Array:
+        """The gradients of all tokens, clipped, of which those of the window count as much as their strength."""
+        if isinstance(rule, Descent) and rule.clip is not None:
+            norm = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)) + 1e-30)
+            gradient = gradient * jnp.minimum(1.0, rule.clip * tokens.value.shape[1] ** 0.5 / norm)[:, None, None]
+        return jnp.einsum("t,tio->io", jnp.where(window, tokens.gates.strength, 0.0), gradient)
+
+    by_token = jax.vmap(jax.grad(objective), (None, 0, 0))(memory.base, tokens.key, tokens.value)
+    gradient = jax.tree.map(counted, by_token)
     momentum = jax.tree.map(lambda s, g: decay * s - rate * g, memory.momentum, gradient)
     memory = memory._replace(momentum=momentum, keep=memory.keep * keep, rate=memory.rate + rate)
     if isinstance(rule, OneStep):

@@ -9,10 +9,11 @@ Source: Titans (arXiv:2501.00663), ATLAS (arXiv:2505.23735), TNT (arXiv:2511.073
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import factorial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from atlas_jax.nn import linear
 from atlas_jax.nn.attention import init_window
 from atlas_jax.nn.blocks import Block, BlockState, Kind, WindowAttention
 from atlas_jax.nn.context import MemoryAsContext, context_memory, init_context_state
-from atlas_jax.nn.memory import Features, MemoryLayer, init_layer_state
+from atlas_jax.nn.memory import Features, GateValues, MemoryLayer, init_layer_state
 from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm, sum_dtype
 from atlas_jax.types import PyTree
@@ -80,7 +81,8 @@ class AtlasConfig:
       degree: of polynomial features of keys and queries, 1 to 3; None: none.
       features: "polynomial", with trained coefficients, or "exponential", with those of exp(q . k) cut off after `degree`,
         the only ones with which "delta" is stable whatever is trained.
-      rate: the largest inner learning rate.
+      rate: the largest inner learning rate. All gradients of a chunk are taken at the same weights, so those of similar keys add
+        up: an Omega window of 4 tokens wants about a quarter of what Titans bears.
       tied: whether the head is the embedding.
       recompute: whether the backward pass computes each block again instead of keeping its inner activations.
       dtype: of activations and of the factors of products in memories ("delta" has float32 ones), "float32" or "bfloat16";
@@ -110,7 +112,7 @@ class AtlasConfig:
     expansion: int = 4
     degree: int | None = None
     features: Features = "polynomial"
-    rate: float = 0.1
+    rate: float = 0.03
     tied: bool = False
     recompute: bool = False
     dtype: str = "float32"
@@ -201,7 +203,7 @@ _LARGE = AtlasConfig(
     persistent=16,
     chunks=(64,),
     omega_window=4,
-    rate=0.05,
+    rate=0.01,
     tied=True,
     recompute=True,
 )
@@ -232,11 +234,12 @@ def _block(config: AtlasConfig, neighbours: Neighbours = ALONE) -> Block:
             neighbours,
         )
     else:
+        last = branch if config.block == "memory" else 1.0  # elsewhere it is normalised
         memory = MemoryLayer(
-            config.heads, known, config.expansion, config.degree, config.rate, config.features, neighbours
+            config.heads, known, config.expansion, config.degree, config.rate, config.features, last, neighbours
         )
-    base = config.window / (2 * np.pi)
-    attention = WindowAttention(config.heads, config.window, config.persistent, base, neighbours)
+    base, last = config.window / (2 * np.pi), branch if config.block == "layer" else 1.0
+    attention = WindowAttention(config.heads, config.window, config.persistent, base, last, neighbours)
     return Block(config.block, memory, attention, config.feed_forward, branch)
 
 
@@ -300,6 +303,38 @@ def features(
     Raises:
       ValueError: the tokens are no integers [b, t], more than `context`, or the state is another model's or batch's.
     """
+    x, (blocks,) = _layers(config, params, tokens, state, neighbours, Block.__call__)
+    return rms_norm(x, params["norm"]), AtlasState(blocks)
+
+
+def features_and_gates(
+    config: AtlasConfig,
+    params: PyTree,
+    tokens: Int[Array | np.ndarray, "b t"],
+    state: AtlasState | None = None,
+    *,
+    neighbours: Neighbours = ALONE,
+) -> tuple[Float[Array, "b t d"], AtlasState, tuple[GateValues, ...]]:
+    """`features`, and the gates that the same pass went through: a loss on them has a gradient.
+
+    Returns:
+      Activations, state, and for every memory of `memories` the gates [n, b, h, t] of all layers by kind, each 0 to 1: how much
+      is forgotten ("forget"), the momentum, the share of the largest inner rate ("rate"), the strength in windows. Kinds
+      that the rule does not read are left out.
+    """
+    x, (blocks, opened) = _layers(config, params, tokens, state, neighbours, Block.with_gates)
+    return rms_norm(x, params["norm"]), AtlasState(blocks), opened
+
+
+def _layers(
+    config: AtlasConfig,
+    params: PyTree,
+    tokens: Array | np.ndarray,
+    state: AtlasState | None,
+    neighbours: Neighbours,
+    method: Callable[..., Any],
+) -> tuple[Float[Array, "b t d"], tuple[Any, ...]]:
+    """The residual stream after all blocks, and of all blocks what a method of `Block` gives beside it."""
     check_tokens(config, tokens)
     check_state(jax.eval_shape(partial(init_state, config, tokens.shape[0])), state)
     x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
@@ -307,14 +342,19 @@ def features(
         x = x.astype(jnp.bfloat16)
     block = _block(config, neighbours)
 
-    def layer(x: Array, inputs: tuple[PyTree, BlockState | None]) -> tuple[Array, BlockState]:
+    def layer(x: Array, inputs: tuple[PyTree, BlockState | None]) -> tuple[Array, tuple[Any, ...]]:
         weights, before = inputs
-        return block.apply({"params": weights}, x, before)  # pyright: ignore[reportReturnType] (nothing is mutable)
+        x, *beside = block.apply({"params": weights}, x, before, method=method)
+        return x, tuple(beside)
 
     blocks = None if state is None else state.blocks
     body = jax.checkpoint(layer) if config.recompute else layer
-    x, blocks = jax.lax.scan(body, x, (params["blocks"], blocks))
-    return rms_norm(x, params["norm"]), AtlasState(blocks)
+    return jax.lax.scan(body, x, (params["blocks"], blocks))
+
+
+def head_weights(config: AtlasConfig, params: PyTree) -> Float[Array, "d v"]:
+    """Of the linear map from features to logits."""
+    return params["embedding"].T if config.tied else params["head"]
 
 
 def apply(
@@ -334,7 +374,7 @@ def apply(
       ValueError: as for `features`.
     """
     x, state = features(config, params, tokens, state, neighbours=neighbours)
-    head = params["embedding"].T if config.tied else params["head"]
+    head = head_weights(config, params)
     return linear(x, head.astype(x.dtype)).astype(sum_dtype(x.dtype)), state
 
 

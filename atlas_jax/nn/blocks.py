@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from atlas_jax.nn.attention import Window, sliding_window_attention
 from atlas_jax.nn.context import ContextState, MemoryAsContext
 from atlas_jax.nn.linear import linear
-from atlas_jax.nn.memory import LayerState, MemoryLayer
+from atlas_jax.nn.memory import GateValues, LayerState, MemoryLayer
 from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm
 
@@ -50,6 +50,7 @@ class WindowAttention(nn.Module):
       window: tokens that each token sees, itself included.
       persistent: tokens that all tokens see besides.
       base: of the rotary frequencies.
+      scale: of what it gives at the start.
       neighbours: where what came before the inputs is found.
     """
 
@@ -57,6 +58,7 @@ class WindowAttention(nn.Module):
     window: int
     persistent: int
     base: float
+    scale: float = 1.0
     neighbours: Neighbours = ALONE
 
     @nn.compact
@@ -86,7 +88,7 @@ class WindowAttention(nn.Module):
             base=self.base,
             persistent=always,
         )
-        return linear(mixed.reshape(x.shape), matrix(self, "out", d, d).astype(x.dtype)), state
+        return linear(mixed.reshape(x.shape), matrix(self, "out", d, d, self.scale).astype(x.dtype)), state
 
 
 class FeedForward(nn.Module):
@@ -118,7 +120,8 @@ class Block(nn.Module):
       memory: its memories; for "context" with an attention of their own.
       attention: not used by "memory" and "context".
       feed_forward: inner width.
-      branch: of what each branch adds at the start, beside the residual stream's 1.
+      branch: of what the feed-forward and "gate" add at the start, beside the residual stream's 1; memory and attention have
+        their own.
     """
 
     kind: Kind
@@ -130,25 +133,28 @@ class Block(nn.Module):
     def _norm(self, name: str, x: Float[Array, "b t d"], start: float = 1.0) -> Float[Array, "b t d"]:
         return rms_norm(x, self.param(name, nn.initializers.constant(start), x.shape[-1:]))
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], state: BlockState | None = None
     ) -> tuple[Float[Array, "b t d"], BlockState]:
         """The residual stream after the block, and the block's state after the last token."""
+        x, state, _ = self.with_gates(x, state)
+        return x, state
+
+    @nn.compact
+    def with_gates(
+        self, x: Float[Array, "b t d"], state: BlockState | None = None
+    ) -> tuple[Float[Array, "b t d"], BlockState, tuple[GateValues, ...]]:
+        """What a call gives, and the gates [b, h, t] of every memory."""
         memory, window = (None, None) if state is None else state
         read = self._norm("mix_norm", x)
-        said, memory = self.memory(read, memory)  # pyright: ignore[reportArgumentType] (the state is its own)
-        if self.kind == "context":
-            mixed = said  # normalised already
-        elif self.kind == "memory":
-            mixed = self._norm("memory_norm", said, self.branch)
+        said, memory, opened = self.memory.with_gates(read, memory)  # pyright: ignore[reportArgumentType] (its own state)
+        if self.kind in ("memory", "context"):
+            mixed = said
         elif self.kind == "gate":
             seen, window = self.attention(read, window)
             mixed = self._norm("memory_norm", said, self.branch) * self._norm("attention_norm", seen)
         else:
-            seen, window = self.attention(self._norm("memory_norm", said), window)
-            mixed = self._norm("attention_norm", seen, self.branch)
+            mixed, window = self.attention(self._norm("memory_norm", said), window)
         x = x + mixed
-        return x + FeedForward(self.feed_forward, self.branch)(self._norm("feed_forward_norm", x)), BlockState(
-            memory, window
-        )
+        x = x + FeedForward(self.feed_forward, self.branch)(self._norm("feed_forward_norm", x))
+        return x, BlockState(memory, window), opened

@@ -31,11 +31,13 @@ from atlas_jax.memory.networks import Weights
 from atlas_jax.memory.products import matmul
 from atlas_jax.memory.projection import unit
 from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState, advance_chunk, init_state, open_chunk
-from atlas_jax.memory.tokens import Tokens
+from atlas_jax.memory.tokens import Gates, Tokens
 from atlas_jax.nn.attention import attend, persistent_scores, rotary_table, rotate
 from atlas_jax.nn.linear import linear
 from atlas_jax.nn.memory import (
     Features,
+    GateValues,
+    gate_values,
     gates_of,
     init_beginning,
     init_gate_bias,
@@ -158,6 +160,20 @@ def memory_as_context(
     Returns:
       o in the dtype of x, and the state after the last token.
     """
+    (o, _), state = context_and_gates(config, parameters, x, state, base=base, rate=rate)
+    return o, state
+
+
+def context_and_gates(
+    config: MemoryConfig,
+    parameters: ContextParameters,
+    x: Float[Array, "b t d"],
+    state: ContextState | None = None,
+    *,
+    base: float,
+    rate: float,
+) -> tuple[tuple[Float[Array, "b t d"], GateValues], ContextState]:
+    """What `memory_as_context` gives, and beside o the gates [b, h, t] of the memory."""
     width = parameters.query_norm.shape[0]
     heads = x.shape[-1] // width
     inputs = _inputs(parameters, x, heads)
@@ -192,7 +208,10 @@ def memory_as_context(
     chunks = Chunks(config.chunk, TIME, config.group)
     (y, said), after, phase = run_chunks(chunks, open, advance, before, phase, inputs)
     said = linear(said.astype(x.dtype), parameters.memory_out.astype(x.dtype))
-    return y * rms_norm(said, parameters.memory_norm), after._replace(memory=after.memory._replace(phase=phase))
+    o = y * rms_norm(said, parameters.memory_norm)
+    # Made of y once more, so that the scan hands nothing out beside it.
+    opened = gate_values(_gates(config, parameters, y, heads, rate), config.rule, rate)
+    return (o, opened), after._replace(memory=after.memory._replace(phase=phase))
 
 
 def _by_head(x: Float[Array, "b t d"], heads: int) -> Float[Array, "b t h k"]:
@@ -200,7 +219,7 @@ def _by_head(x: Float[Array, "b t d"], heads: int) -> Float[Array, "b t h k"]:
 
 
 def _inputs(parameters: ContextParameters, x: Float[Array, "b t d"], heads: int) -> _Inputs:
-    recall = jax.nn.silu(linear(x, parameters.recall.astype(x.dtype))).astype(sum_dtype(x.dtype))
+    recall = linear(x, parameters.recall.astype(x.dtype)).astype(sum_dtype(x.dtype))
     parts = jnp.split(linear(x, parameters.query_key_value.astype(x.dtype)), 3, axis=-1)
     query, key, value = (_by_head(part, heads) for part in parts)
     query, key = rms_norm(query, parameters.query_norm), rms_norm(key, parameters.key_norm)
@@ -275,10 +294,16 @@ def _learnt(
     """What the memory is given of y, in float32 at least."""
     wide = sum_dtype(y.dtype)
     raw = kept(linear(y, parameters.learnt.astype(y.dtype)))
-    parts = jnp.split(jax.nn.silu(raw).astype(wide), 3, axis=-1)
+    parts = jnp.split(raw.astype(wide), 3, axis=-1)
     query, key, value = (split_heads(part, heads) for part in parts)
+    return Tokens(unit(query), unit(key), value, _gates(config, parameters, y, heads, rate))
+
+
+def _gates(
+    config: MemoryConfig, parameters: ContextParameters, y: Float[Array, "b t d"], heads: int, rate: float
+) -> Gates:
     (gates,) = gates_of(y, parameters.gates, parameters.gate_bias, (config,), heads, rate)
-    return Tokens(unit(query), unit(key), value, gates)
+    return gates
 
 
 class MemoryAsContext(nn.Module):
@@ -320,7 +345,6 @@ class MemoryAsContext(nn.Module):
         shape, initial = (self.persistent, self.heads, width), nn.initializers.normal(1.0)
         return self.param("persistent_keys", initial, shape), self.param("persistent_values", initial, shape)
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], state: ContextState | None = None
     ) -> tuple[Float[Array, "b t d"], ContextState]:
@@ -336,6 +360,14 @@ class MemoryAsContext(nn.Module):
         Raises:
           ValueError: as for `context_memory`.
         """
+        o, after, _ = self.with_gates(x, state)
+        return o, after
+
+    @nn.compact
+    def with_gates(
+        self, x: Float[Array, "b t d"], state: ContextState | None = None
+    ) -> tuple[Float[Array, "b t d"], ContextState, tuple[GateValues, ...]]:
+        """What a call gives, and the gates [b, h, t] of the memory."""
         config, d, width = context_memory(self.memories), x.shape[-1], x.shape[-1] // self.heads
         sizes = (self.heads, width, self.expansion, self.degree, self.features)
         parameters = ContextParameters(
@@ -356,5 +388,6 @@ class MemoryAsContext(nn.Module):
             memory_out=self._matrix("memory_out", d, d),
             memory_norm=self._scale("memory_norm", d, self.branch),
         )
-        learn = partial(memory_as_context, config, parameters, base=self.base, rate=self.rate)
-        return self.neighbours.go_on(learn, x, state, config.shard)
+        learn = partial(context_and_gates, config, parameters, base=self.base, rate=self.rate)
+        (o, opened), after = self.neighbours.go_on(learn, x, state, config.shard)
+        return o, after, (opened,)

@@ -1,6 +1,6 @@
 """The layer around memories that learn at test time: what they read, how fast they learn, and what is made of what they say.
 
-inputs -> linear, SiLU, short causal convolution -> keys, values, queries (keys and queries of length 1) and gates
+inputs -> linear, short causal convolution -> keys, values, queries (keys and queries of length 1) and gates
        -> one memory or several, each a rule with its own chunks and shards (`atlas_jax.memory`), summed
        -> norm of every head, output gate, linear.
 
@@ -8,8 +8,9 @@ Several memories make the hierarchy of TNT: a global one with large chunks, and 
 with every shard and read projected queries.
 
 Source: Titans (arXiv:2501.00663) section 4.4, ATLAS (arXiv:2505.23735) section 6, TNT (arXiv:2511.07343) section 4. Gates are
-bounded: 0 < alpha < 1, 0 < eta < 1, 0 < gamma < 1, 0 < theta < `rate`. Deviation: persistent tokens are not written into a
-memory, whose trained first weights stand for what they would have taught it.
+bounded: 0 < alpha < 1, 0 < eta < 1, 0 < gamma < 1, 0 < theta < `rate`. Deviations: persistent tokens are not written into a
+memory, whose trained first weights stand for what they would have taught it. Keys, values and queries are linear: Titans puts a
+SiLU before the convolution, whose mostly positive keys resemble each other, so that what is learnt of one is said of all.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from atlas_jax.memory import sequence
+from atlas_jax.memory.delta import GatedDelta
 from atlas_jax.memory.features import feature_count, init_scales
 from atlas_jax.memory.projection import init_persistent_keys, unit
+from atlas_jax.memory.rule import Rule
 from atlas_jax.memory.sequence import Beginning, MemoryConfig, MemoryState
 from atlas_jax.memory.tokens import Gates, Tokens
-from atlas_jax.nn.convolution import init_past, short_convolution
+from atlas_jax.nn.convolution import init_kernel, init_past, short_convolution
 from atlas_jax.nn.linear import linear
 from atlas_jax.nn.neighbours import ALONE, Neighbours
 from atlas_jax.nn.norms import rms_norm, sum_dtype
 
 Features = Literal["polynomial", "exponential"]
+GateValues = dict[str, Float[Array, "..."]]  # by kind, the names of GATE_BIAS
 
 CONVOLUTION = 4  # tokens wide
 # Where gates start, before the sigmoid: a memory of about 50 tokens, momentum 1/2, half the largest rate, windows nearly full.
@@ -107,6 +111,22 @@ def bounded_gates(raw: Float[Array, "b t h4"], heads: int, rate: float, *, windo
         rate * jax.nn.sigmoid(theta),
         jax.nn.sigmoid(strength) if windowed else jnp.ones_like(strength),
     )
+
+
+def gate_values(gates: Gates, rule: Rule, rate: float) -> GateValues:
+    """How far open every gate that the rule reads is, 0 to 1, with a gradient: alpha, eta, theta / rate, gamma.
+
+    Args:
+      gates: of a memory, from `bounded_gates`.
+      rule: of the memory. The delta rule has no momentum, and without a window strengths are no gates.
+      rate: the largest theta.
+    """
+    values = {"forget": -jnp.expm1(gates.log_keep), "rate": gates.rate / rate}
+    if not isinstance(rule, GatedDelta):
+        values["momentum"] = jnp.exp(gates.log_momentum)
+    if getattr(rule, "window", 1) > 1:
+        values["strength"] = gates.strength
+    return values
 
 
 def init_layer_state(
@@ -186,6 +206,7 @@ class MemoryLayer(nn.Module):
       degree: of polynomial features of keys and queries, 1 to 3; None: none.
       rate: the largest theta.
       features: "polynomial", with trained coefficients, or "exponential", with those of its series.
+      scale: of what the layer gives at the start.
       neighbours: where what came before the inputs is found.
     """
 
@@ -193,8 +214,9 @@ class MemoryLayer(nn.Module):
     memories: tuple[MemoryConfig, ...]
     expansion: int = 4
     degree: int | None = None
-    rate: float = 0.1
+    rate: float = 0.03
     features: Features = "polynomial"
+    scale: float = 1.0
     neighbours: Neighbours = ALONE
 
     def _matrix(self, name: str, rows: int, columns: int, scale: float = 1.0) -> Array:
@@ -205,8 +227,8 @@ class MemoryLayer(nn.Module):
     ) -> tuple[tuple[Array, Array, Array], Float[Array, "b w d3"]]:
         """Queries, keys and values [b, h, t, k], in float32 at least, and the convolution's last inputs."""
         d = x.shape[-1]
-        mixed = jax.nn.silu(linear(x, self._matrix("query_key_value", d, 3 * d).astype(x.dtype)))
-        kernel = self.param("convolution", _identity_first, (CONVOLUTION, 3 * d))
+        mixed = linear(x, self._matrix("query_key_value", d, 3 * d).astype(x.dtype))
+        kernel = self.param("convolution", init_kernel, (CONVOLUTION, 3 * d))
         before = self.neighbours.inputs_before(mixed, CONVOLUTION - 1, past)
         mixed, past = short_convolution(mixed, kernel, before)
         parts = (split_heads(part, self.heads) for part in jnp.split(mixed.astype(sum_dtype(x.dtype)), 3, axis=-1))
@@ -219,7 +241,6 @@ class MemoryLayer(nn.Module):
         bias = self.param("gate_bias", lambda key: init_gate_bias(self.heads, len(self.memories)))
         return gates_of(x, matrix, bias, self.memories, self.heads, self.rate)
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], state: LayerState | None = None
     ) -> tuple[Float[Array, "b t d"], LayerState]:
@@ -232,9 +253,17 @@ class MemoryLayer(nn.Module):
         Returns:
           What the memories say of every token, and the state after the last.
         """
+        said, state, _ = self.with_gates(x, state)
+        return said, state
+
+    @nn.compact
+    def with_gates(
+        self, x: Float[Array, "b t d"], state: LayerState | None = None
+    ) -> tuple[Float[Array, "b t d"], LayerState, tuple[GateValues, ...]]:
+        """What a call gives, and the gates [b, h, t] of every memory that it went through."""
         d, width = x.shape[-1], x.shape[-1] // self.heads
         (query, key, value), past = self._tokens(x, None if state is None else state.past)
-        said, after = jnp.zeros_like(value), []
+        said, after, opened = jnp.zeros_like(value), [], []
         for i, (config, gates) in enumerate(zip(self.memories, self._gates(x), strict=True)):
             beginning = self.param(
                 f"memory_{i}",
@@ -246,13 +275,9 @@ class MemoryLayer(nn.Module):
             learn = partial(sequence.run, config, with_coefficients(beginning, self.degree))
             outputs, last = self.neighbours.go_on(learn, Tokens(query, key, value, gates), before, config.shard)
             said, after = said + outputs, [*after, last]
+            opened.append(gate_values(gates, config.rule, self.rate))
         scale = self.param("norm", nn.initializers.ones, (width,))
         normed = join_heads(rms_norm(said, scale)).astype(x.dtype)
         gated = normed * jax.nn.silu(linear(x, self._matrix("output_gate", d, d).astype(x.dtype)))
-        return linear(gated, self._matrix("out", d, d).astype(x.dtype)), LayerState(past, tuple(after))
-
-
-def _identity_first(key: Array, shape: tuple[int, int]) -> Float[Array, "w d"]:
-    """A convolution that starts close to passing its input on."""
-    first = jnp.zeros(shape).at[0].set(1.0)
-    return first + 0.1 * jax.random.normal(key, shape)
+        out = self._matrix("out", d, d, self.scale)
+        return linear(gated, out.astype(x.dtype)), LayerState(past, tuple(after)), tuple(opened)

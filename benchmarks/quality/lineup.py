@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from atlas_jax.models import atlas, transformer
 from atlas_jax.nn import linear
-from benchmarks.quality.transformers import SEES_A_WINDOW, SEES_EVERYTHING, mixing_kernel
+from benchmarks.quality.sizes import parameters_of, with_parameters
+from benchmarks.quality.transformers import SEES_A_WINDOW, SEES_EVERYTHING
 from benchmarks.quality.trials import Contestant
 
 WIDTH, LAYERS, FEED_FORWARD = 32, 2, 64  # of the first model; parameters of the others are brought to its
@@ -113,13 +114,13 @@ def lineup(
             raise ValueError(f"model is {name!r}, expected one of {', '.join(known)}")
     wrap = with_decoder if decoder else lambda model: model
     first = replace(_ATLAS, vocab_size=vocab_size, context=longest, feed_forward=FEED_FORWARD)
-    parameters = _parameters(wrap(MIXING_ATLAS), first)
+    parameters = parameters_of(wrap(atlas), first)
     found = []
     for name in sorted(names, key=lambda name: name not in PEERS):
         kind = known[name]
         sizes: dict[str, Any] = {"vocab_size": vocab_size, "context": longest}
         if isinstance(kind.config, atlas.AtlasConfig):
-            model = wrap(MIXING_ATLAS)
+            model = wrap(atlas)
             if inner_rate is not None and kind.config.rule != "delta":
                 sizes["rate"] = inner_rate
         elif name == EVERYTHING:
@@ -128,44 +129,16 @@ def lineup(
             model, sizes["context"], sizes["chunk"] = wrap(SEES_A_WINDOW), WINDOW, WINDOW
         for chunk in chunks if kind.any_chunk else (None,):
             set_up = replace(kind.config, **sizes, **({} if chunk is None else {"chunks": (chunk,)}))
-            config = _with_parameters(name, model, set_up, parameters)
+            config = with_parameters(name, model, set_up, parameters)
             preset = "one-size" if chunk is None else f"chunk-{chunk}"
-            found.append(Contestant(name, preset, model, config, _parameters(model, config)))
+            found.append(Contestant(name, preset, model, config, parameters_of(model, config)))
     return found
-
-
-def _parameters(model: Any, config: Any) -> int:
-    shapes = jax.eval_shape(partial(model.init, config), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def _with_parameters(name: str, model: Any, config: Any, parameters: int) -> Any:
-    """The config with the feed-forward that brings the model closest to a number of parameters."""
-    one, two = (_parameters(model, replace(config, feed_forward=width)) for width in (1, 2))
-    width = 1 + round((parameters - one) / (two - one))
-    if width < 1:
-        raise ValueError(f"{name} has {one:,} parameters with a feed-forward of 1, expected at most {parameters:,}")
-    return replace(config, feed_forward=width)
 
 
 def state_bytes(contestant: Contestant) -> int:
     """What the model carries from one token to the next, for one sequence; of the peer at its longest."""
     shapes = jax.eval_shape(partial(contestant.model.init_state, contestant.config, 1))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def _init_mixing(config: atlas.AtlasConfig, key: Array) -> PyTree:
-    """Parameters of an Atlas whose convolutions start as those of the transformers do."""
-
-    def replaced(path: tuple[Any, ...], leaf: Array) -> Array:
-        return mixing_kernel(key, leaf.shape) if path[-1] == jax.tree_util.DictKey("convolution") else leaf
-
-    return jax.tree_util.tree_map_with_path(replaced, atlas.init(config, key))
-
-
-MIXING_ATLAS: Any = SimpleNamespace(
-    init=_init_mixing, init_state=atlas.init_state, features=atlas.features, apply=atlas.apply
-)
 
 
 def with_decoder(model: Any) -> Any:

@@ -15,8 +15,8 @@ def parameters_of(model: Any, config: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def with_parameters(model: Any, config: Any, parameters: int) -> Any:
-    """The config with the feed-forward that brings the model closest to a number of parameters.
+def with_parameters(name: str, model: Any, config: Any, parameters: int) -> Any:
+    """The config with the feed-forward that brings the model closest to a number of parameters; `name` is for the message.
 
     Raises:
       ValueError: the model has more without a feed-forward.
@@ -24,5 +24,5 @@ def with_parameters(model: Any, config: Any, parameters: int) -> Any:
     one, two = (parameters_of(model, replace(config, feed_forward=width)) for width in (1, 2))
     width = 1 + round((parameters - one) / (two - one))
     if width < 1:
-        raise ValueError(f"{config} has {one:,} parameters with a feed-forward of 1, expected at most {parameters:,}")
+        raise ValueError(f"{name} has {one:,} parameters with a feed-forward of 1, expected at most {parameters:,}")
     return replace(config, feed_forward=width)

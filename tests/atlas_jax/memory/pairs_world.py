@@ -60,7 +60,13 @@ def config_of(case: Case) -> MemoryConfig:
         rule = OneStep.atlas(network, window, *([TUNED] if case.rule == "muon tuned" else []))
         rule = replace(rule, limit=case.limit)
     else:
-        rule = Descent(network, window, "l2" if case.rule == "titans" else case.rule, case.limit)
+        rule = Descent(
+            network,
+            window,
+            "l2" if case.rule == "titans" else case.rule,
+            case.limit,
+            None if case.limit is None else 1.0,
+        )
     projection, _, span = (case.projection or "").partition(" by ")
     return MemoryConfig(rule, *LENGTHS[case.lengths], projection or None, span or "shard")
 

@@ -37,7 +37,7 @@ def test_a_memory_moves_towards_what_it_is_taught():
     """ATLAS equations 11 and 28 have v phi(k)^T with a minus; from zero weights a step is + 2 theta phi(k)^T v."""
     with jax.enable_x64(True):
         keys, values, scales = random(0, 1, WIDTH), random(1, 1, 2), jnp.array([1.0, 0.8, 0.5])
-        weights, _ = learn(MemoryConfig(Descent(LINEAR), 4), keys, values, scales=scales)
+        weights, _ = learn(MemoryConfig(Descent(LINEAR, clip=None), 4), keys, values, scales=scales)
         phi = np.asarray(polynomial_features(jnp.asarray(keys), scales))
         np.testing.assert_allclose(weights, 2 * 0.1 * phi.T @ values, rtol=1e-12)
 
@@ -46,7 +46,7 @@ def test_a_gradient_fades_by_the_decay_after_its_token():
     """ATLAS equation 16 has the decay up to token n beside the gradient of n; it is that of the tokens after n."""
     with jax.enable_x64(True):
         keys, values, alpha = random(0, 4, WIDTH), random(1, 4, 2), np.array([0.1, 0.2, 0.3, 0.4])
-        weights, _ = learn(MemoryConfig(Descent(LINEAR, loss="dot"), 4), keys, values, alpha=alpha)
+        weights, _ = learn(MemoryConfig(Descent(LINEAR, loss="dot", clip=None), 4), keys, values, alpha=alpha)
         after = [np.prod(1 - alpha[n + 1 :]) for n in range(4)]
         expected = sum(0.1 * a * np.outer(k, v) for a, k, v in zip(after, keys, values, strict=True))
         np.testing.assert_allclose(weights, expected, rtol=1e-12)
@@ -57,7 +57,9 @@ def test_gradients_are_taken_where_the_local_chunk_began(chunk):
     """TNT equation 6 prints the shard's first weights as the base; it is those at the start of the token's local chunk."""
     with jax.enable_x64(True):
         keys, values, initial = random(0, 4, WIDTH), random(1, 4, 2), random(2, WIDTH, 2)
-        weights, _ = learn(MemoryConfig(Descent(LINEAR, limit=None), chunk, shard=4), keys, values, initial=initial)
+        weights, _ = learn(
+            MemoryConfig(Descent(LINEAR, limit=None, clip=None), chunk, shard=4), keys, values, initial=initial
+        )
         expected = initial
         for start in range(0, 4, chunk):
             base = expected
@@ -71,7 +73,7 @@ def test_momentum_is_eta_and_the_rate_is_theta():
     with jax.enable_x64(True):
         keys, values = random(0, 2, WIDTH), random(1, 2, 2)
         weights, _ = learn(
-            MemoryConfig(Descent(LINEAR, loss="dot"), 4),
+            MemoryConfig(Descent(LINEAR, loss="dot", clip=None), 4),
             keys,
             values,
             eta=np.array([0.9, 0.5]),

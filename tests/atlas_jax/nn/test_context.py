@@ -103,7 +103,7 @@ def definition(layer, params, x, hide):
 
     def context(base, u):
         """Key and value of h."""
-        h = say(base, unit(by_head(jax.nn.silu(u @ params["recall"]))))
+        h = say(base, unit(by_head(u @ params["recall"])))
         return key_value(rms(h.reshape(-1), params["recall_norm"]))
 
     def attention(base, t):
@@ -128,18 +128,29 @@ def definition(layer, params, x, hide):
         base, weights, momentum, window = carry
         base = jax.tree.map(lambda now, before: jnp.where(t % segment == 0, now, before), weights, base)
         y = rms(attention(base, t) @ params["attention_out"], params["attention_norm"])
-        query, key, value = (by_head(part) for part in jnp.split(jax.nn.silu(y @ params["learnt"]), 3))
+        query, key, value = (by_head(part) for part in jnp.split(y @ params["learnt"], 3))
         raw = (y @ params["gates"] + params["gate_bias"]).reshape(4, HEADS)
         alpha, eta, theta, gamma = jax.nn.sigmoid(raw) * jnp.array([1.0, 1.0, RATE, 1.0])[:, None]
         window = [*window[1:], (unit(key), value, gamma if rule.window > 1 else jnp.ones(HEADS))]
 
-        def loss(weights):
-            return sum(jnp.sum(g * jnp.sum((say(weights, k) - v) ** 2, axis=-1)) for k, v, g in window)
+        def clipped(k, v, g):
+            """The gradients of a token, of every head at most as long as a value of unit variance."""
+
+            def loss(weights):
+                return jnp.sum((say(weights, k) - v) ** 2)
+
+            def one(gradient):
+                norm = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)) + 1e-30)
+                return (g * jnp.minimum(1.0, WIDTH**0.5 / norm))[:, None, None] * gradient
+
+            return jax.tree.map(one, jax.grad(loss)(base))
+
+        gradient = jax.tree.map(lambda *parts: sum(parts), *[clipped(*token) for token in window])
 
         def each(factor, tree):
             return jax.tree.map(lambda leaf: factor[:, None, None] * leaf, tree)
 
-        momentum = jax.tree.map(jnp.subtract, each(eta, momentum), each(theta, jax.grad(loss)(base)))
+        momentum = jax.tree.map(jnp.subtract, each(eta, momentum), each(theta, gradient))
         weights = jax.tree.map(jnp.add, each(1 - alpha, weights), momentum)
         said = say(weights, unit(query)).reshape(-1) @ params["memory_out"]
         return (base, weights, momentum, window), y * rms(said, params["memory_norm"])
