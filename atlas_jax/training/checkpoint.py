@@ -23,6 +23,8 @@ from jaxtyping import PyTree
 _log = logging.getLogger(__name__)
 _SUMS = "sums.json"  # the last file written: a checkpoint without it was never acknowledged
 _PARTIAL = ".orbax-checkpoint-tmp"
+_HEALTHY = "healthy"  # beside them, so that it goes with its checkpoint
+_AMENDED = "amended.json"
 
 
 class CheckpointError(RuntimeError):
@@ -30,7 +32,7 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpointer:
-    """The newest `keep` checkpoints of one run, in a directory of its own, with one writing process.
+    """The newest `keep` checkpoints of one run and its newest healthy one, in a directory of its own; one process writes.
 
     A save returns once it is on disk. It is written beside and renamed, and old ones go last, so that whatever moment a
     process is killed at leaves the latest acknowledged checkpoint whole; the next `Checkpointer` removes the remains.
@@ -44,7 +46,7 @@ class Checkpointer:
         if keep < 1:
             raise ValueError(f"Checkpointer: keep={keep}, expected 1 or more")
         self._directory = Path(directory).absolute()
-        self._keep = keep
+        self.keep = keep
         with _as_checkpoint_error("cannot open", self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_partial()
@@ -53,7 +55,51 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """Completed steps of the newest checkpoint; None when there is none."""
-        return max(self._steps(), default=None)
+        return max(self.steps(), default=None)
+
+    def steps(self) -> list[int]:
+        """Completed steps of every acknowledged checkpoint, oldest first."""
+        return sorted(
+            int(sums.parent.name) for sums in self._directory.glob(f"[0-9]*/{_SUMS}") if sums.parent.name.isdigit()
+        )
+
+    def healthy_steps(self) -> list[int]:
+        """Those marked healthy, oldest first."""
+        return [step for step in self.steps() if (self._directory / str(step) / _HEALTHY).exists()]
+
+    def mark_healthy(self, step: int) -> None:
+        """Notes that training went on well after the checkpoint at `step`: that it is one to go back to.
+
+        The newest that is marked stays, however many are saved after it. The mark goes with its checkpoint: one that is
+        saved anew at the same step has to earn it again.
+
+        Raises:
+          ValueError: there is no such checkpoint.
+          CheckpointError: the disk is full or not writable.
+        """
+        path = self._existing("mark_healthy", step)
+        with _as_checkpoint_error("cannot mark", path):
+            (path / _HEALTHY).touch()  # an empty file is there or not: no half of it can remain
+
+    def amend(self, step: int, extra: dict[str, Any]) -> None:
+        """Replaces the `extra` of the checkpoint at `step`; whenever a process is killed, one of the two is there whole.
+
+        Raises:
+          ValueError: there is no such checkpoint.
+          CheckpointError: the disk is full or not writable; the one before stays.
+        """
+        path = self._existing("amend", step)
+        text = json.dumps(extra)
+        with _as_checkpoint_error("cannot amend", path):
+            written = path / (_AMENDED + ".tmp")
+            written.write_text(f"{zlib.crc32(text.encode())}\n{text}", encoding="utf-8")
+            written.replace(path / _AMENDED)
+
+    def abandon_after(self, step: int) -> None:
+        """Removes the checkpoints later than `step`, newest first: they belong to a course that is given up."""
+        with _as_checkpoint_error("cannot remove checkpoints from", self._directory):
+            for later in reversed([s for s in self.steps() if s > step]):
+                self._discard(later)
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
         """Writes a checkpoint and returns when it is complete.
@@ -73,11 +119,11 @@ class Checkpointer:
         items = ocp.args.Composite(state=ocp.args.StandardSave(_vectors(state)), sidecar=ocp.args.JsonSave(sidecar))
         try:
             with _quiet(), _as_checkpoint_error("cannot save", path):
-                for later in (s for s in self._steps() if s >= step):
+                for later in (s for s in self.steps() if s >= step):
                     self._discard(later)
                 self._orbax.save(path, args=items)
-                _write_sums(path)
-                for old in self._steps()[: -self._keep]:
+                self._acknowledge(path)
+                for old in self._superseded():
                     self._discard(old)
         except CheckpointError:
             self._remove_partial()  # what little was written would keep a full disk full
@@ -100,7 +146,7 @@ class Checkpointer:
         """
         if step is not None:
             return self._read(template, step)
-        steps = self._steps()
+        steps = self.steps()
         for candidate in reversed(steps):
             try:
                 return self._read(template, candidate)
@@ -130,17 +176,28 @@ class Checkpointer:
         with _quiet(), _as_checkpoint_error("cannot read", path):
             _check_sums(path)
             sidecar = self._orbax.restore(path, args=ocp.args.Composite(sidecar=ocp.args.JsonRestore()))["sidecar"]
+            amended = _amended(path)
         _check_layout(sidecar["layout"], _layout(template), path)
         with _quiet(), _as_checkpoint_error("cannot read", path):
             wanted = ocp.args.StandardRestore(_empty_vectors(template))
             vectors = self._orbax.restore(path, args=ocp.args.Composite(state=wanted))["state"]
-        return _unpacked(vectors, sidecar["keys"], template), sidecar["extra"], step
+        return _unpacked(vectors, sidecar["keys"], template), sidecar["extra"] if amended is None else amended, step
 
-    def _steps(self) -> list[int]:
-        """Acknowledged checkpoints, oldest first."""
-        return sorted(
-            int(sums.parent.name) for sums in self._directory.glob(f"[0-9]*/{_SUMS}") if sums.parent.name.isdigit()
-        )
+    def _existing(self, what: str, step: int) -> Path:
+        if step not in self.steps():
+            raise ValueError(
+                f"{what}: step={step}, expected one of the checkpoints {self.steps()} in {self._directory}"
+            )
+        return self._directory / str(step)
+
+    def _acknowledge(self, path: Path) -> None:
+        """The last thing that a save writes."""
+        _write_sums(path)
+
+    def _superseded(self) -> list[int]:
+        steps = self.steps()
+        kept = {*steps[-self.keep :], *self.healthy_steps()[-1:]}
+        return [step for step in steps if step not in kept]
 
     def _discard(self, step: int) -> None:
         """Renames before removing: half a checkpoint must not carry a checkpoint's name."""
@@ -228,6 +285,16 @@ def _check_sums(folder: Path) -> None:
         found = _sum(folder / name)
         if found != expected:
             raise ValueError(f"{name} is damaged: [bytes, CRC-32] are {found}, expected {expected}")
+
+
+def _amended(folder: Path) -> dict[str, Any] | None:
+    file = folder / _AMENDED
+    if not file.exists():
+        return None
+    found, _, text = file.read_text(encoding="utf-8").partition("\n")
+    if found != str(zlib.crc32(text.encode())):
+        raise ValueError(f"{_AMENDED} is damaged: its first line is {found[:20]!r}, expected the CRC-32 of the rest")
+    return json.loads(text)
 
 
 def _sum(file: Path) -> list[int]:

@@ -1,0 +1,300 @@
+"""Which local chunks a hierarchy of memories trains with: measured on the machine at hand, decided by a rule, kept in a file.
+
+Three sets of chunks are timed in whole training steps. The fastest that fits is locked, if it trains at least 5 times as many
+tokens a second as chunks of 8 alone; else the protocol says stop, because a hierarchy that is no faster is not worth having.
+
+"C = 8 alone" is one memory with chunks of 8 and neither shards nor a global memory (Titans at a fine chunk): the model
+that the hierarchy is there to be faster than. A hierarchy with one local memory of chunk 8 would be no measure: every set does
+more work than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atlas_jax.models import atlas
+from atlas_jax.models.atlas import AtlasConfig
+from atlas_jax.training.gates import next_token_loss
+from atlas_jax.training.optim import adamw
+from atlas_jax.training.state import init_state
+from atlas_jax.training.step import make_step
+
+SETS = {"A": (8, 16, 32, 64), "B": (16, 32, 64, 128), "C": (8, 32, 64)}
+BASELINE = "C = 8"
+LEAST_RATIO = 5.0
+
+Measure = Callable[[AtlasConfig], float]  # tokens a second of training; raises DoesNotFitError
+
+
+class DoesNotFitError(RuntimeError):
+    """A training step takes more memory than the device has."""
+
+
+class ChunkSetError(RuntimeError):
+    """There is no decision to train by: none was locked, it is of another model, or its file cannot be read."""
+
+
+class Row(NamedTuple):
+    """A line of the throughput table.
+
+    Attributes:
+      name: "C = 8", "A", "B" or "C".
+      chunks: of the local memories, in tokens.
+      tokens_per_second: of training; None where it does not fit.
+      ratio: in those of the baseline; None where either is not known.
+      reason: why it does not fit; None where it does.
+    """
+
+    name: str
+    chunks: tuple[int, ...]
+    tokens_per_second: float | None
+    ratio: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was measured, on what, and what follows.
+
+    Attributes:
+      chosen: name of the set that is locked; None: stop.
+      chunks: of that set, else None.
+      verdict: the decision in words.
+      rows: the table, the baseline first.
+      least_ratio: that the rule asks for.
+      model: all fields of the config but the chunks that were chosen among.
+      measured: batch, length and what else the measurement was made with.
+      machine: hardware and versions.
+      time: seconds since 1970 when it was made.
+    """
+
+    chosen: str | None
+    chunks: tuple[int, ...] | None
+    verdict: str
+    rows: tuple[Row, ...]
+    least_ratio: float
+    model: dict[str, Any]
+    measured: dict[str, Any]
+    machine: dict[str, Any]
+    time: float
+
+
+def baseline_config(config: AtlasConfig) -> AtlasConfig:
+    """The same model with one memory of chunks of 8 in every layer, that goes through the whole sequence."""
+    return replace(config, chunks=(8,), shard=None, global_chunk=None, projection=None)
+
+
+def decide(
+    config: AtlasConfig,
+    measure: Measure,
+    *,
+    sets: dict[str, tuple[int, ...]] | None = None,
+    least_ratio: float = LEAST_RATIO,
+    measured: dict[str, Any] | None = None,
+) -> Decision:
+    """Measures the baseline and every set, and applies the rule.
+
+    Args:
+      config: of the hierarchy; its own chunks are not looked at.
+      measure: tokens a second of training a config, `TrainingSpeed` or another; it raises DoesNotFitError.
+      sets: chunks by name; None: A, B and C.
+      least_ratio: of the chosen set, in tokens a second of the baseline.
+      measured: what is to be kept about the measurement.
+
+    Returns:
+      The decision; with `chosen` None where no set fits, none is fast enough, or the baseline does not fit.
+    """
+    baseline = _row(BASELINE, (8,), baseline_config(config), measure, None)
+    rows = [baseline]
+    for name, chunks in (SETS if sets is None else sets).items():
+        try:
+            variant = replace(config, chunks=chunks)
+        except ValueError as error:  # a shard that is no multiple of a chunk
+            rows.append(Row(name, chunks, None, None, str(error)))
+        else:
+            rows.append(_row(name, chunks, variant, measure, baseline.tokens_per_second))
+    chosen, verdict = _verdict(rows, least_ratio)
+    return Decision(
+        chosen=None if chosen is None else chosen.name,
+        chunks=None if chosen is None else chosen.chunks,
+        verdict=verdict,
+        rows=tuple(rows),
+        least_ratio=least_ratio,
+        model=_model(config),
+        measured=measured or {},
+        machine=machine(),
+        time=time.time(),
+    )
+
+
+def _row(name: str, chunks: tuple[int, ...], config: AtlasConfig, measure: Measure, baseline: float | None) -> Row:
+    try:
+        speed = measure(config)
+    except DoesNotFitError as error:
+        return Row(name, chunks, None, None, str(error))
+    ratio = 1.0 if name == BASELINE else None if baseline is None else speed / baseline
+    return Row(name, chunks, speed, ratio, None)
+
+
+def _verdict(rows: list[Row], least_ratio: float) -> tuple[Row | None, str]:
+    baseline, *others = rows
+    if baseline.tokens_per_second is None:
+        return None, f"stop: {BASELINE} does not fit, so that there is nothing to compare with: {baseline.reason}"
+    fitting = [row for row in others if row.tokens_per_second is not None]
+    if not fitting:
+        return None, "stop: no set fits"
+    fastest = max(fitting, key=lambda row: row.ratio or 0.0)
+    told = (
+        f"set {fastest.name} {list(fastest.chunks)} trains {fastest.ratio:.2f} times the tokens a second of {BASELINE}"
+    )
+    if (fastest.ratio or 0.0) < least_ratio:
+        return None, f"stop: the fastest, {told}, expected at least {least_ratio:g} times"
+    return fastest, f"locked: {told}"
+
+
+def locked(config: AtlasConfig, decision: Decision) -> AtlasConfig:
+    """The hierarchy with the chunks that were decided on.
+
+    Args:
+      config: of the model that the decision was made for, with any chunks.
+      decision: of that model.
+
+    Raises:
+      ChunkSetError: the decision is to stop, or of another model.
+    """
+    differing = [name for name, value in _model(config).items() if decision.model.get(name) != value]
+    if differing:
+        told = ", ".join(
+            f"{name} {decision.model.get(name)!r} there, {getattr(config, name)!r} here" for name in differing
+        )
+        raise ChunkSetError(f"the decision on chunks is of another model: {told}; measure again")
+    if decision.chunks is None:
+        raise ChunkSetError(decision.verdict)
+    return replace(config, chunks=decision.chunks)
+
+
+def write_decision(decision: Decision, path: str | os.PathLike[str]) -> None:
+    """As JSON, whole or not at all; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = asdict(decision) | {"rows": [row._asdict() for row in decision.rows]}
+    written = path.with_name(path.name + ".tmp")
+    with written.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    written.replace(path)
+
+
+def read_decision(path: str | os.PathLike[str]) -> Decision:
+    """What `write_decision` wrote.
+
+    Raises:
+      ChunkSetError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content["rows"] = tuple(Row(**{**row, "chunks": tuple(row["chunks"])}) for row in content["rows"])
+        chunks = content["chunks"]
+        return Decision(**{**content, "chunks": None if chunks is None else tuple(chunks)})
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ChunkSetError(f"{path}: expected a decision on chunks, as `write_decision` writes it: {error}") from error
+
+
+def table(decision: Decision) -> str:
+    """The throughput table and the verdict, in lines."""
+    lines = [f"{'set':<6} {'chunks':<20} {'tokens/s':>12} {'ratio':>7}"]
+    for row in decision.rows:
+        speed = "-" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
+        ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+        about = "" if row.reason is None else f"  {row.reason}"
+        lines.append(f"{row.name:<6} {', '.join(map(str, row.chunks)):<20} {speed:>12} {ratio:>7}{about}")
+    return "\n".join([*lines, decision.verdict])
+
+
+class TrainingSpeed(NamedTuple):
+    """Measures tokens a second of a whole training step: forward, backward and AdamW, with random tokens, compilation apart.
+
+    Attributes:
+      batch, length: sequences a step and tokens of each.
+      steps: timed ones, of which the median counts.
+      warm: steps before them.
+    """
+
+    batch: int
+    length: int
+    steps: int = 5
+    warm: int = 2
+
+    def __call__(self, config: AtlasConfig) -> float:
+        """Of a config with fresh parameters.
+
+        Raises:
+          DoesNotFitError: the device's memory is too small.
+        """
+        with _out_of_memory():
+            return self.batch * self.length / statistics.median(self._seconds(config))
+
+    def _seconds(self, config: AtlasConfig) -> list[float]:
+        optimizer, key = adamw(), jax.random.key(0)
+        state = jax.jit(lambda key: init_state(atlas.init(config, key), optimizer, key))(key)
+        tokens = np.random.default_rng(0).integers(
+            config.vocab_size, size=(self.batch, self.length + 1), dtype=np.int32
+        )
+        batch = {"tokens": jnp.asarray(tokens), "rows": jnp.zeros(tokens.shape, jnp.int32)}
+        gated = next_token_loss(config)
+        step = jax.jit(make_step(lambda *args: gated(*args)[:2], optimizer), donate_argnums=0)
+        found = []
+        for _ in range(self.warm + self.steps):
+            began = time.perf_counter()
+            state, metrics = step(state, batch, 1e-4)
+            jax.block_until_ready((state, metrics))
+            found.append(time.perf_counter() - began)
+        return found[self.warm :]
+
+
+@contextlib.contextmanager
+def _out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFitError(f"out of memory: {str(error).splitlines()[0][:200]}") from error
+
+
+def machine() -> dict[str, Any]:
+    """Devices, processor and versions that figures were measured with."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "cpu": (models or [platform.processor()])[0],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("atlas-jax", "jax", "jaxlib", "flax", "numpy")},
+    }
+
+
+def _model(config: AtlasConfig) -> dict[str, Any]:
+    """The config as JSON would give it back, without its chunks."""
+    return {name: value for name, value in asdict(config).items() if name != "chunks"}

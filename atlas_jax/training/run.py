@@ -1,0 +1,177 @@
+"""What a run is: settings resolved to a model, data and stages, and a folder in which it goes on from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from atlas_jax.data import load_tokenizer
+from atlas_jax.models.registry import RegisteredModel
+from atlas_jax.training.programs import (
+    state_shapes,
+)
+from atlas_jax.training.settings import (
+    FREE,
+    Settings,
+    SettingsError,
+    check,
+    configured,
+    flag,
+    mesh_of,
+    optimizer_of,
+    preset_of,
+    schedule_of,
+)
+from atlas_jax.training.stages import Stage, two_stages
+from atlas_jax.training.state import TrainState
+from atlas_jax.training.text_data import DataError, Tokens, encode, read
+
+CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
+HELD_OUT, EVENTS, CHECKPOINTS = "held_out.jsonl", "events.jsonl", "checkpoints"
+KEPT = 5  # checkpoints
+
+
+class Run(NamedTuple):
+    """A run, resolved.
+
+    Attributes:
+      settings: as given.
+      folder: where all of it is written.
+      model, config: of the registry; at the first stage's chunks.
+      parameters: how many.
+      tokens: what it trains on and is measured on.
+      parted: how the two were parted, "file", "position" or "folder".
+      stages: one or two.
+      schedule, optimizer: of all steps.
+      mesh: of the devices used.
+      shapes: of its state, to restore checkpoints into.
+    """
+
+    settings: Settings
+    folder: Path
+    model: RegisteredModel
+    config: Any
+    parameters: int
+    tokens: Tokens
+    parted: str
+    stages: tuple[Stage, ...]
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    shapes: TrainState
+
+
+def resolve(settings: Settings, folder: Path) -> Run:
+    """Everything that the settings name, checked, and the folder's record of it written; nothing is compiled yet.
+
+    Args:
+      settings: of the run.
+      folder: a new one, or that of the same run, which then goes on.
+
+    Raises:
+      SettingsError: a setting cannot be, the folder holds a run of other settings or data, or its disk is too small.
+      DataError: the data cannot be trained on.
+    """
+    check(settings)
+    model, preset = preset_of(settings)
+    mesh = mesh_of(settings)
+    split = read(settings.data, settings.held_out, settings.held_out_data)
+    record = {"settings": _plain(asdict(settings)), "data": split.fingerprint}
+    goes_on = _same_run(folder, record)
+    length = settings.length or preset.context
+    tokenizer = settings.tokenizer
+    try:
+        if goes_on and (folder / TOKENIZER).exists():
+            tokenizer = load_tokenizer(folder / TOKENIZER)
+        tokens = encode(split, length=length, tokenizer=tokenizer, vocabulary=settings.vocabulary or preset.vocab_size)
+        config = configured(preset, settings, vocabulary=tokens.vocabulary, length=length)
+        stages = two_stages(
+            config, steps=settings.steps, sizes=settings.stage_two_chunks, share=settings.stage_two_share
+        )
+    except (SettingsError, DataError):
+        raise
+    except ValueError as error:  # of a tokenizer or of chunks, which name themselves
+        raise SettingsError(str(error)) from error
+    optimizer = optimizer_of(settings)
+    shapes = state_shapes(model, config, optimizer, mesh)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_disk(folder, shapes)
+    if not goes_on:
+        if tokens.tokenizer is not None:
+            tokens.tokenizer.save(folder / TOKENIZER)
+        _write_whole(folder / CONFIG, json.dumps(record | {"config": asdict(config)}, indent=1) + "\n")
+    return Run(
+        settings=settings,
+        folder=folder,
+        model=model,
+        config=config,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
+        tokens=tokens,
+        parted=split.by,
+        stages=stages,
+        schedule=schedule_of(settings, stages),
+        optimizer=optimizer,
+        mesh=mesh,
+        shapes=shapes,
+    )
+
+
+def _same_run(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder holds this run already; refuses one that holds another."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise SettingsError(f"{folder}: {existing} is a file, expected a folder")
+    path = folder / CONFIG
+    if not path.exists():
+        return False
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        settings, data = before["settings"], before["data"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path}: is no record of a run ({error!r}), expected what this command writes") from error
+    differing = [
+        f"{flag(name)} was {settings.get(name)} and is {value}"
+        for name, value in record["settings"].items()
+        if name not in FREE and settings.get(name) != value
+    ]
+    if data != record["data"]:
+        differing.append("the data is another")
+    if differing:
+        raise SettingsError(
+            f"{folder}: holds another run ({'; '.join(differing)}), expected a new folder or the same settings"
+        )
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_disk(folder: Path, shapes: TrainState) -> None:
+    """Refuses a disk that the checkpoints will not fit on."""
+    one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((shapes.params, shapes.opt_state)))
+    there = len(list(folder.glob(f"{CHECKPOINTS}/[0-9]*")))
+    needed, free = one * max(KEPT + 1 - there, 1), shutil.disk_usage(folder).free
+    if free < needed:
+        raise SettingsError(
+            f"{folder}: {free / 1e9:.2f} GB are free on its disk, expected {needed / 1e9:.2f} for {KEPT} checkpoints of "
+            f"{one / 1e9:.2f} each and the one being written"
+        )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    written = path.with_name(path.name + ".tmp")
+    written.write_text(text, encoding="utf-8")
+    written.replace(path)

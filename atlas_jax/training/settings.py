@@ -1,0 +1,239 @@
+"""The settings of a run, and what each of them is for the model: its config, its optimizer, its schedule, its devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import optax
+import tyro
+from jax.sharding import Mesh
+
+from atlas_jax.distributed.mesh import model_mesh
+from atlas_jax.models.registry import RegisteredModel, registered
+from atlas_jax.training.muon import decayed_matrices, muon
+from atlas_jax.training.optim import adamw, cosine, wsd
+from atlas_jax.training.stages import Stage, staged
+
+
+class SettingsError(ValueError):
+    """A setting cannot be; the message names it and what was expected."""
+
+
+def _integers(given: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in given[0].split(","))
+    except ValueError as error:
+        raise ValueError(f"is {given[0]!r}, expected whole numbers with commas between them") from error
+
+
+Integers = Annotated[  # on the command line as 2,4,8
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N,N",
+        instance_from_str=_integers,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run learns and from what."""
+
+    model: str = "atlas"
+    """Of the registry; `python -m atlas_jax.models` lists them with their presets."""
+    preset: str = "micro"
+    """Its size."""
+    data: tuple[Path, ...] = ()
+    """Text files, folders of them, or shards of tokens (.npy, .bin). Default: the source of Python's standard library."""
+    held_out_data: Path | None = None
+    """A file or folder to hold out."""
+    held_out: float = 0.05
+    """Share of the data to hold out where none is named."""
+    steps: int = 1000
+    """Optimizer steps, both stages together."""
+    length: int | None = None
+    """Tokens per sequence. Default: the preset's context."""
+    batch: int = 8
+    """Sequences per step, over all devices and parts."""
+    chunks: Integers = ()
+    """Chunks of the local memories, one each."""
+    config: tuple[str, ...] = ()
+    """Other fields of the model's config, as NAME=VALUE."""
+    tokenizer: str = "bytes"
+    """bytes, bpe (trained on the training part) or the path of a tokenizer.json."""
+    vocabulary: int | None = None
+    """Tokens of the encoding to train, or of shards without a tokenizer. Default: the preset's."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon is for the matrices of layers; the rest learns by AdamW then too."""
+    rate: float = 3e-4
+    """Learning rate after the warm-up."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """Warm-up, stable, decay; or warm-up and cosine."""
+    warmup: float = 0.02
+    """Share of the steps."""
+    decay: float = 0.2
+    """Share of the steps; of wsd."""
+    floor: float = 0.1
+    """Share of the rate that is left at the end."""
+    weight_decay: float = 0.1
+    """Of matrices, times the rate."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    accumulation: int = 1
+    """Parts of the batch, one after the other."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of activations. Default: the preset's."""
+    stage_two_chunks: Integers = ()
+    """Chunks of a second stage: in turn where there is one local memory, else one for each. Default: no second stage."""
+    stage_two_share: float = 0.05
+    """Share of the steps that the second stage takes."""
+    stage_two_rate: float = 0.3
+    """Learning rate at its start, as a share of --rate."""
+    seed: int = 0
+    """Of parameters and order."""
+    devices: int | None = None
+    """How many to use. Default: all that divide a part of the batch; of a CPU each core is one."""
+    evaluate_every: int = 100
+    """Steps between measurements on what is held out."""
+    evaluate_windows: int = 64
+    """Sequences of it to measure on, evenly spread."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+
+# What may differ when a run goes on: it does not change what is learnt. Data is known by its content instead.
+FREE = frozenset(("data", "held_out_data", "devices", "evaluate_every", "evaluate_windows", "save_every"))
+
+
+def flag(name: str) -> str:
+    """The setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def check(settings: Settings) -> None:
+    """Refuses numbers out of their range.
+
+    Raises:
+      SettingsError: it names the setting.
+    """
+    ranges = (
+        (("steps", "batch", "accumulation", "evaluate_every", "evaluate_windows", "save_every"), 1, None, "1 or more"),
+        (("length", "vocabulary", "devices"), 1, None, "1 or more"),
+        (("seed",), 0, None, "0 or more"),
+        (("weight_decay",), 0, None, "0 or more"),
+        (("warmup", "decay", "floor", "stage_two_rate"), 0, 1, "0 to 1"),
+    )
+    for names, least, most, expected in ranges:
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not (value >= least and (most is None or value <= most)):
+                raise SettingsError(f"{flag(name)} is {value}, expected {expected}")
+    for name in ("rate", "clip"):
+        if not getattr(settings, name) > 0:
+            raise SettingsError(f"{flag(name)} is {getattr(settings, name)}, expected above 0")
+    if not 0 < settings.held_out <= 0.5:
+        raise SettingsError(f"--held-out is {settings.held_out}, expected above 0 and at most 0.5")
+    if settings.warmup + settings.decay > 1:
+        raise SettingsError(
+            f"--warmup and --decay are {settings.warmup} and {settings.decay}, expected at most 1 together"
+        )
+    if settings.batch % settings.accumulation:
+        raise SettingsError(
+            f"--batch is {settings.batch}, expected a multiple of --accumulation {settings.accumulation}"
+        )
+
+
+def preset_of(settings: Settings) -> tuple[RegisteredModel, Any]:
+    """The model and its config before any change.
+
+    Raises:
+      SettingsError: there is no such model or preset; the message lists those there are.
+    """
+    models = registered()
+    if settings.model not in models:
+        raise SettingsError(f"--model is {settings.model!r}, expected one of {', '.join(models)}")
+    model = models[settings.model]
+    if settings.preset not in model.PRESETS:
+        raise SettingsError(
+            f"--preset is {settings.preset!r}, expected one of {', '.join(model.PRESETS)} for --model {settings.model}"
+        )
+    return model, model.PRESETS[settings.preset]
+
+
+def configured(preset: Any, settings: Settings, *, vocabulary: int, length: int) -> Any:
+    """The preset with what the settings change of it.
+
+    Raises:
+      SettingsError: the model's config has no such field, or cannot have that value.
+    """
+    changes: dict[str, Any] = {}
+    for text in settings.config:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--config {text}: expected NAME=VALUE")
+        changes[name] = _value(value)
+    changes |= {"vocab_size": vocabulary, "context": length}
+    if settings.chunks:
+        changes["chunks"] = settings.chunks
+    if settings.dtype is not None:
+        changes["dtype"] = settings.dtype
+    known = [field.name for field in fields(preset)]
+    for name in changes:
+        if name not in known:
+            raise SettingsError(f"{type(preset).__name__} has no {name}, expected one of {', '.join(known)}")
+    try:
+        return replace(preset, **changes)
+    except (TypeError, ValueError) as error:  # TypeError: a word where a number is compared
+        raise SettingsError(str(error)) from error
+
+
+def _value(text: str) -> Any:
+    """What JSON makes of it, else a word."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def mesh_of(settings: Settings) -> Mesh:
+    """As many devices as there are, or as are asked for, each with an equal share of every part of the batch.
+
+    Raises:
+      SettingsError: there are fewer than asked for, or they do not divide it.
+    """
+    part, present, asked = settings.batch // settings.accumulation, len(jax.devices()), settings.devices
+    if asked is None:
+        return model_mesh(data=max(n for n in range(1, present + 1) if part % n == 0))
+    if asked > present:
+        raise SettingsError(f"--devices is {asked}, expected at most the {present} that there are")
+    if part % asked:
+        raise SettingsError(f"--devices is {asked}, expected a divisor of --batch / --accumulation = {part}")
+    return model_mesh(data=asked)
+
+
+def optimizer_of(settings: Settings) -> optax.GradientTransformation:
+    """At unit learning rate, for `make_step`."""
+    if settings.optimizer == "muon":
+        return muon(weight_decay=settings.weight_decay, clip_norm=settings.clip)
+    return adamw(b1=0.9, b2=0.95, weight_decay=settings.weight_decay, clip_norm=settings.clip, decayed=decayed_matrices)
+
+
+def schedule_of(settings: Settings, stages: Sequence[Stage]) -> optax.Schedule:
+    """Completed steps -> learning rate: the schedule asked for over stage one, then a line down over stage two."""
+    steps, rate = stages[0].stop, settings.rate
+    warmup = min(round(settings.warmup * steps), steps - 1)
+    if settings.schedule == "cosine":
+        first = cosine(rate, warmup=warmup, steps=steps, floor=settings.floor)
+    else:
+        decay = min(round(settings.decay * steps), steps - warmup)
+        first = wsd(rate, warmup=warmup, stable=steps - warmup - decay, decay=decay, floor=settings.floor)
+    return staged(first, stages, peak=rate * settings.stage_two_rate, floor=settings.floor)

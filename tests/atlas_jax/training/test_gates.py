@@ -1,0 +1,348 @@
+"""Gates of memories in training: handed out by the same pass, pushed apart by a live loss, described, and watched."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from functools import cache, partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import compiled
+
+from atlas_jax.models import atlas
+from atlas_jax.models.atlas import AtlasConfig
+from atlas_jax.nn.memory import GATE_BIAS
+from atlas_jax.training import adamw, init_state, make_step
+from atlas_jax.training.gates import (
+    GateCollapseError,
+    GateLimits,
+    GateWatch,
+    gate_statistics,
+    make_polarised_step,
+    next_token_loss,
+    polarisation,
+    polarisation_weight,
+    polarised,
+    report_gates,
+    watch_gates,
+    with_gate_statistics,
+)
+
+TINY = AtlasConfig(
+    vocab_size=11,
+    d_model=8,
+    layers=2,
+    heads=2,
+    feed_forward=8,
+    window=4,
+    chunks=(4,),
+    expansion=1,
+    tied=True,
+    context=9,
+)
+WINDOWED = {"forget", "momentum", "rate", "strength"}
+CONFIGS = {
+    "descent": (replace(TINY, block="gate"), {"forget", "momentum", "rate"}),
+    "two memories": (
+        replace(TINY, chunks=(2,), shard=4, global_chunk=4, network="linear", recompute=True),
+        {"forget", "momentum", "rate"},
+    ),
+    "omega muon": (replace(TINY, block="layer", rule="muon", network="linear", omega_window=2), WINDOWED),
+    "delta": (replace(TINY, rule="delta", network="linear", rate=0.5), {"forget", "rate"}),
+    "context": (replace(TINY, block="context", network="linear", omega_window=2), WINDOWED),
+}
+each_config = pytest.mark.parametrize(("config", "kinds"), CONFIGS.values(), ids=CONFIGS)
+
+
+@cache
+def parameters(config):
+    return compiled(partial(atlas.init, config))(jax.random.key(0))
+
+
+@cache
+def passed(config):
+    return compiled(partial(atlas.features_and_gates, config))
+
+
+def batch_of(batch=2, length=9, seed=0):
+    tokens = np.random.default_rng(seed).integers(0, TINY.vocab_size, (batch, length), dtype=np.int32)
+    return {"tokens": tokens, "rows": np.zeros_like(tokens)}
+
+
+@each_config
+def test_a_pass_hands_out_the_gates_that_it_went_through(config, kinds):
+    """Bounded, of every layer, memory, head and token, and where they start."""
+    _, _, gates = passed(config)(parameters(config), batch_of(length=8)["tokens"])
+    assert [set(memory) for memory in gates] == [kinds] * len(atlas.memories(config))
+    for memory in gates:
+        for kind, values in memory.items():
+            assert values.shape == (config.layers, 2, config.heads, 8)
+            start = float(jax.nn.sigmoid(GATE_BIAS[kind]))
+            assert abs(float(values.mean()) - start) < 0.1
+            assert 0.0 < float(values.min()) < float(values.max()) < 1.0, "differs from token to token"
+
+
+def test_features_are_those_of_the_pass_without_gates():
+    config = replace(TINY, block="context", network="linear", omega_window=2)
+    params, tokens = parameters(config), batch_of(length=8)["tokens"]
+    x, state, _ = passed(config)(params, tokens)
+    chex.assert_trees_all_close(
+        (x, state), compiled(partial(atlas.features, config))(params, tokens), rtol=1e-5, atol=1e-6
+    )
+
+
+@each_config
+def test_the_gates_handed_out_are_those_that_memories_learn_by(config, kinds):
+    """With the rate gate shut nothing is learnt; with forgetting at 1 nothing is kept: in the numbers and in the outputs."""
+    params, tokens = parameters(config), batch_of(length=8)["tokens"]
+    order = list(GATE_BIAS)
+
+    def shut(kind, value):
+        bias = params["blocks"]["memory"]["gate_bias"]
+        sizes = (config.layers, len(atlas.memories(config)), 4, config.heads)
+        moved = bias.reshape(sizes).at[:, :, order.index(kind)].set(value).reshape(bias.shape)
+        return {**params, "blocks": {**params["blocks"], "memory": {**params["blocks"]["memory"], "gate_bias": moved}}}
+
+    run = passed(config)
+    before, _, gates = run(params, tokens)
+    for kind in kinds:
+        moved, _, opened = run(shut(kind, -12.0), tokens)
+        assert float(jnp.abs(moved - before).max()) > 1e-6, f"{kind} is read"
+        for memory, old in zip(opened, gates, strict=True):
+            assert float(memory[kind].max()) < 1e-4
+            for other in kinds - {
+                kind
+            }:  # of the first layer, whose inputs are the same, unless attention sees the memory
+                if config.block != "context":
+                    np.testing.assert_allclose(memory[other][0], old[other][0], atol=1e-6)
+
+
+def test_polarisation_is_one_for_open_halves_and_zero_at_the_ends():
+    halves = {"forget": jnp.full((2, 3), 0.5), "rate": jnp.full((2, 3), 0.5)}
+    ends = {"forget": jnp.array([0.0, 1.0, 1.0])}
+    assert polarisation([halves]) == 1.0
+    assert polarisation([ends]) == 0.0
+    np.testing.assert_allclose(
+        polarisation([halves, {"rate": jnp.array([0.9, 0.9, 0.1])}]), (12 + 3 * 0.2) / 15, rtol=1e-6
+    )
+
+
+def test_lambda_is_held_and_then_falls_by_a_constant_factor():
+    weight = polarisation_weight(1000)
+    np.testing.assert_allclose([weight(step) for step in (0, 50, 100)], 10.0, rtol=1e-6)
+    np.testing.assert_allclose([weight(step) for step in (325, 550, 1000)], [10 * 0.01**0.25, 1.0, 0.1], rtol=1e-4)
+    assert weight(jnp.int32(5000)) == pytest.approx(0.1, rel=1e-5)
+    for wrong in ({"steps": 0}, {"steps": 10, "hold": 1.0}, {"steps": 10, "floor": 0.0}):
+        with pytest.raises(ValueError, match="polarisation_weight: steps="):
+            polarisation_weight(**wrong)
+
+
+def test_the_gradient_of_polarisation_is_that_of_its_differences():
+    """It reaches what gates are made of, through the whole model; checked against a difference along itself."""
+    config = CONFIGS["context"][0]
+    params, tokens = parameters(config), batch_of(length=4)["tokens"]
+    memory = params["blocks"]["memory"]
+    away = {**memory, "gate_bias": memory["gate_bias"] + 1.0}  # from 1/2, where the term has a kink
+    params = {**params, "blocks": {**params["blocks"], "memory": away}}
+
+    def term(params):
+        return polarisation(atlas.features_and_gates(config, params, tokens)[2])
+
+    value, gradient = compiled(jax.value_and_grad(term))(params)
+    memory = gradient["blocks"]["memory"]
+    assert min(float(jnp.abs(memory[name]).max()) for name in ("gates", "gate_bias")) > 1e-4
+    assert float(jnp.abs(gradient["embedding"]).max()) > 1e-6
+    norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+    length = 1e-2 / norm
+    term = compiled(term)
+    moved = [term(jax.tree.map(lambda p, g, s=s: p + s * length * g, params, gradient)) for s in (1, -1)]
+    assert (float(moved[0]) - float(moved[1])) / (2 * length * norm**2) == pytest.approx(1.0, rel=0.05)
+    assert 0 < float(value) < 1
+
+
+@cache
+def steps():
+    gated, optimizer = next_token_loss(replace(TINY, layers=1, network="linear")), adamw()
+    weight = polarisation_weight(40)
+    return (
+        compiled(make_polarised_step(gated, optimizer, weight)),
+        compiled(make_step(with_gate_statistics(gated), optimizer)),
+    )
+
+
+def fresh():
+    return init_state(parameters(replace(TINY, layers=1, network="linear")), adamw(), jax.random.key(1))
+
+
+def test_training_with_the_loss_polarises_gates_and_training_without_it_does_not():
+    seen = []
+    for step in steps():
+        state = fresh()
+        for i in range(40):
+            state, metrics = step(state, batch_of(seed=i), 0.03)
+        seen.append(jax.device_get(metrics))
+    with_it, without = seen
+    assert with_it["gate_polarised"] > 0.8
+    assert without["gate_polarised"] < 0.5
+    assert with_it["gate_rate_polarised"] > 0.6
+    assert without["gate_rate_polarised"] < 0.1
+    assert "polarisation" not in without, "an option: off unless the step is made with it"
+
+
+def test_the_loss_without_the_term_is_reported_and_lambda_is_that_of_the_state_s_step():
+    """Also where a rollback or a resumption has moved the step."""
+    step, plain = steps()
+    for count in (0, 22, 39):
+        state, batch = fresh()._replace(step=jnp.int32(count)), batch_of()
+        _, metrics = step(state, batch, 0.01)
+        _, without = plain(state, batch, 0.01)
+        assert float(metrics["loss"]) == pytest.approx(float(without["loss"]), rel=1e-5)
+        weight = polarisation_weight(40)(count)
+        assert float(metrics["polarisation_weight"]) == pytest.approx(float(weight), rel=1e-5)
+        total = metrics["loss"] + weight * metrics["polarisation"]
+        assert float(metrics["total_loss"]) == pytest.approx(float(total), rel=1e-5)
+        assert "task_loss" not in metrics
+
+
+def test_the_loss_of_padding_is_not_counted():
+    config = replace(TINY, layers=1, network="linear")
+    batch = batch_of()
+    batch["rows"][:, 5:] = -1
+    loss, _, _ = next_token_loss(config)(parameters(config), batch, jax.random.key(0))
+    logits, _ = atlas.apply(config, parameters(config), batch["tokens"][:, :4])
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][:, 1:5, None], axis=-1)
+    assert float(loss) == pytest.approx(-float(picked.mean()), rel=1e-5)
+
+
+def test_accumulated_parts_give_the_polarised_gradient_of_the_whole_batch():
+    def gated(params, batch, key):
+        gates = ({"rate": jax.nn.sigmoid(batch * params["w"][None, :])},)
+        return jnp.mean(params["w"] ** 2), {}, gates
+
+    state = init_state({"w": jnp.array([0.3, -0.2])}, adamw(clip_norm=None), jax.random.key(0))
+    batch = jax.random.normal(jax.random.key(1), (4, 2))
+    whole, parts = (
+        make_polarised_step(gated, adamw(clip_norm=None), polarisation_weight(10), accumulation=n)(state, batch, 0.1)
+        for n in (1, 2)
+    )
+    chex.assert_trees_all_close(whole[0].opt_state, parts[0].opt_state, rtol=1e-5)
+    for name in ("loss", "total_loss", "polarisation", "gate_polarised"):
+        np.testing.assert_allclose(whole[1][name], parts[1][name], rtol=1e-5)
+
+
+def test_statistics_are_those_of_numpy_by_kind_and_over_all():
+    generator = np.random.default_rng(0)
+    forget = [
+        generator.uniform(0.0, 0.2, (2, 3)).astype(np.float32),
+        generator.uniform(0.0, 0.4, (3,)).astype(np.float32),
+    ]
+    rate = generator.uniform(0.8, 1.0, (5,)).astype(np.float32)
+    gates = [{"forget": jnp.asarray(forget[0]), "rate": jnp.asarray(rate)}, {"forget": jnp.asarray(forget[1])}]
+    found = jax.jit(gate_statistics)(gates)
+    joined = {"forget": np.concatenate([part.ravel() for part in forget]), "rate": rate}
+    decided = {kind: np.abs(2 * values - 1) > 0.8 for kind, values in joined.items()}
+    expected = {}
+    for kind, values in joined.items():
+        expected |= {f"gate_{kind}_mean": values.mean(), f"gate_{kind}_std": values.std()}
+        expected[f"gate_{kind}_polarised"] = decided[kind].mean()
+    expected["gate_polarised"] = np.concatenate(list(decided.values())).mean()
+    expected["gate_variance"] = np.mean([values.var() for values in joined.values()])
+    expected["gate_std"] = expected["gate_variance"] ** 0.5
+    chex.assert_trees_all_close(dict(found), {name: np.float32(value) for name, value in expected.items()}, rtol=1e-5)
+
+
+def watched(*seen, watch=None, limits=None):
+    """The watch after (step, variance, share polarised), and what it found."""
+    watch, findings = watch or GateWatch(), []
+    for step, variance, share in seen:
+        metrics = {
+            "gate_variance": np.float32(variance),
+            "gate_std": np.float32(variance**0.5),
+            "gate_polarised": share,
+        }
+        watch, found = watch_gates(limits or GateLimits(), watch, step, metrics)
+        findings += found
+    return watch, findings
+
+
+def test_a_healthy_run_passes_and_says_what_was_found():
+    """Figures of measured runs. Where gates have spread at the first look, as with polarisation, growth is not asked."""
+    _, findings = watched((1, 0.0003, 0.26), (100, 0.0918, 0.89), (500, 0.1202, 1.0), (1000, 0.1217, 1.0))
+    assert [(found.step, found.passed, found.fatal) for found in findings] == [
+        (100, True, False), (500, True, False), (1000, True, False),
+    ]  # fmt: skip
+    report_gates(findings)
+    assert "only where gates vary by less than 0.1" in findings[1].text
+    _, findings = watched((1, 0.0004, 0.26), (100, 0.0012, 0.3), (500, 0.0035, 0.34), (1000, 0.0075, 0.37))
+    assert [(found.step, found.passed, found.fatal) for found in findings] == [
+        (100, False, False), (500, True, False), (1000, True, False),
+    ]  # fmt: skip
+    report_gates(findings)
+
+
+def test_gates_that_do_not_spread_end_the_run():
+    _, findings = watched((100, 0.002, 0.3), (500, 0.0029, 0.3))
+    assert findings[-1].fatal
+    with pytest.raises(
+        GateCollapseError, match=r"step 500: gate variance is 0.00290, expected at least 1.5 times the 0.00200"
+    ):
+        report_gates(findings)
+
+
+@pytest.mark.parametrize("variance", [0.00009, float("nan")])
+def test_gates_that_are_all_the_same_end_the_run_after_the_first_look(variance):
+    assert watched((99, variance, 1.0))[1] == []
+    _, findings = watched((100, 0.1, 0.9), (101, variance, 1.0))
+    with pytest.raises(GateCollapseError, match=r"step 101: gates vary by .*, expected at least 0.01"):
+        report_gates(findings)
+
+
+def test_few_polarised_gates_are_logged_and_end_nothing(caplog):
+    _, findings = watched((100, 0.002, 0.3), (500, 0.01, 0.1), (1000, 0.01, 0.19))
+    with caplog.at_level(logging.INFO):
+        report_gates(findings)
+    levels = [(record.levelname, record.message.split(":")[0]) for record in caplog.records]
+    assert levels == [("WARNING", "step 100"), ("INFO", "step 500"), ("WARNING", "step 1000")]
+    assert "19% of gates are polarised, expected at least 20%" in caplog.text
+
+
+def test_a_look_now_and_then_sees_what_was_due_since_the_last_one():
+    watch, findings = watched((90, 0.001, 0.2), (140, 0.002, 0.3), (510, 0.0025, 0.3))
+    assert watch.variance == pytest.approx(0.002)
+    assert [(found.step, found.fatal) for found in findings] == [(140, False), (510, True)]
+
+
+def test_a_rollback_before_the_first_look_records_anew():
+    watch, _ = watched((100, 0.002, 0.3), (120, 0.002, 0.3))
+    watch, _ = watched((91, 0.002, 0.3), (100, 0.004, 0.3), watch=watch)
+    assert watch.variance == pytest.approx(0.004)
+
+
+def test_a_watch_that_began_late_says_so_and_ends_nothing():
+    _, findings = watched((500, 0.002, 0.5), watch=GateWatch(step=300))
+    assert not findings[0].passed
+    assert not findings[0].fatal
+    assert "the watch began later" in findings[0].text
+
+
+def test_a_watch_survives_json():
+    watch, _ = watched((100, 0.002, 0.3))
+    assert GateWatch(**json.loads(json.dumps(watch._asdict()))) == watch
+
+
+def test_limits_out_of_order_are_refused():
+    with pytest.raises(ValueError, match="GateLimits: steps 600, 500, 1000, expected each above the last"):
+        GateLimits(first=600)
+
+
+def test_polarised_adds_the_term_to_the_loss():
+    def gated(params, batch, key):
+        return params, {"own": params}, ({"rate": jnp.array([0.5, 1.0])},)
+
+    loss, aux = polarised(gated, 4.0)(jnp.float32(2.0), None, jax.random.key(0))
+    assert (float(loss), float(aux["task_loss"]), float(aux["polarisation"]), float(aux["own"])) == (4.0, 2.0, 0.5, 2.0)
