@@ -7,34 +7,43 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.training.checkpoint import CheckpointError
-from atlas_jax.training.execution import execute
+from atlas_jax.training.execution import Drive, execute
 from atlas_jax.training.loop import NonFiniteError
 from atlas_jax.training.progress import Display, Interrupts
-from atlas_jax.training.run import HELD_OUT, Run, resolve
+from atlas_jax.training.recovery import Recovery, RecoveryError, loop_with_recovery
+from atlas_jax.training.rollback import write_rollbacks
+from atlas_jax.training.run import HELD_OUT, KEPT, Run, resolve
 from atlas_jax.training.settings import Settings, SettingsError
 from atlas_jax.training.tensorboard import Board
 from atlas_jax.training.text_data import DataError
 
 DONE, DIVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 COMMAND = "python -m atlas_jax.training"
+CHECKED, HEALTHY = 50, 200  # steps whose losses are read together, and without a fault until a checkpoint is healthy
+ROLLBACKS = "rollbacks.jsonl"
 
 
 @dataclass(frozen=True)
 class Options(Settings):
     """Trains a model on text. Stopped at any moment, the same command goes on.
 
+    A loss that leaves its course, and numbers that are not finite, take it back to the last healthy checkpoint.
     Exit codes: 0 trained to the last step, 1 diverged, 2 bad input, 130 interrupted.
     """
 
     out: Path = Path("runs/atlas")
-    """Folder of the run: config.json, tokenizer.json, metrics.jsonl, held_out.jsonl, events.jsonl, checkpoints."""
+    """Folder of the run: its settings, tokenizer and checkpoints, and as JSON lines metrics, held_out, events, rollbacks."""
+    recovery: Literal["skip", "slow", "none"] = "skip"
+    """After going back: pass over the batches in between, or take them again at half the rate. None: stop at the fault."""
     plot: bool = False
     """Draw the run as run.png in that folder."""
     tensorboard: bool = False
@@ -51,6 +60,22 @@ def _describe(run: Run) -> str:
     )
 
 
+def _drive(options: Options) -> Drive | None:
+    """How the steps are gone through; None: as `execute` does."""
+    if options.recovery == "none":
+        return None
+    every = options.save_every
+    return partial(
+        loop_with_recovery,
+        recovery=Recovery(
+            response=options.recovery,
+            save_every=every,
+            check_every=min(CHECKED, every),
+            healthy_after=min(HEALTHY, (KEPT - 1) * every),
+        ),
+    )
+
+
 def _train(options: Options, errors: Console) -> None:
     """Everything between the options and the last line."""
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
@@ -59,7 +84,14 @@ def _train(options: Options, errors: Console) -> None:
         run = resolve(settings, options.out)
         display, interrupts = opened.enter_context(Display(settings.steps, errors)), opened.enter_context(Interrupts())
         display.say(_describe(run))
-        execute(run, hooks=[display], sinks=[display.row, *boards], interrupted=interrupts)
+        execute(
+            run,
+            hooks=[display],
+            sinks=[display.row, *boards],
+            drive=_drive(options),
+            restored=lambda step, extra: write_rollbacks(options.out / ROLLBACKS, extra),
+            interrupted=interrupts,
+        )
 
 
 def _summary(folder: Path) -> str:
@@ -86,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print(f"\nInterrupted. Go on with: {COMMAND} {shlex.join(given)}")
         return INTERRUPTED
-    except NonFiniteError as error:
+    except (NonFiniteError, RecoveryError) as error:
         errors.print(f"error: {error}")
         return DIVERGED
     except (SettingsError, DataError, CheckpointError, ImportError, OSError) as error:

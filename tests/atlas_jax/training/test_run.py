@@ -18,8 +18,10 @@ from atlas_jax.data import ByteTokenizer
 from atlas_jax.models import registered
 from atlas_jax.training import Event, NonFiniteError
 from atlas_jax.training.execution import execute, plain_step
+from atlas_jax.training.faults import nan_gradient
 from atlas_jax.training.programs import token_losses
 from atlas_jax.training.recovery import Recovery, loop_with_recovery
+from atlas_jax.training.rollback import write_rollbacks
 from atlas_jax.training.run import resolve
 from atlas_jax.training.run_log import RunLog, Work, peak_of
 from atlas_jax.training.settings import Settings, SettingsError
@@ -178,6 +180,23 @@ def test_a_recovery_drives_the_same_run(tmp_path, undisturbed):
         execute(run, drive=drive, hooks=[lambda event: seen.append(event.index)], interrupted=lambda: seen[-1] == 7)
     found = numbers(execute(resolve(settings(), tmp_path), drive=drive))
     same(found, tmp_path, undisturbed)
+
+
+def test_a_recovery_goes_back_and_passes_over_a_fault(tmp_path):
+    recovery = Recovery(save_every=5, check_every=5, healthy_after=5)
+    execute(
+        resolve(settings(steps=30), tmp_path),
+        make_run_step=lambda *arguments: nan_gradient(plain_step(*arguments), position=17),
+        drive=partial(loop_with_recovery, recovery=recovery),
+        restored=lambda step, extra: write_rollbacks(tmp_path / "rollbacks.jsonl", extra),
+    )
+    (record,) = [json.loads(line) for line in (tmp_path / "rollbacks.jsonl").read_text().splitlines()]
+    assert record["restored"] < 17 < record["fired"] + 1
+    assert record["first_skipped"] <= 17 <= record["last_skipped"]
+    found = rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in found] == list(range(1, 31))
+    assert not any(row.get("nonfinite") for row in found)
+    assert [row["event"] for row in rows(tmp_path / "events.jsonl")].count("rollback") == 1
 
 
 def test_figures_can_be_added_on_the_way_to_the_log(tmp_path):
