@@ -56,6 +56,11 @@ class GatedDelta:
         """What learns: the linear memory, the only one that this rule has."""
         return LINEAR
 
+    @property
+    def window(self) -> int:
+        """Tokens that each update is about: one."""
+        return 1
+
     def start(self, weights: Weights, width: int, value_width: int) -> DeltaState:
         """The memory before its first token.
 

@@ -68,22 +68,6 @@ def orthogonalise(
     return (jnp.swapaxes(y, -1, -2) if tall else y).astype(x.dtype)
 
 
-def flops(m: int, n: int, steps: int = 5) -> int:
-    """Floating-point operations of `orthogonalise` on one m x n matrix: 20 m**2 n + 10 m**3 for m <= n and 5 steps.
-
-    Two products of m x m and m x n and one of m x m and m x m a step; the elementwise rest is not counted.
-
-    Args:
-      m, n: sides, in either order.
-      steps: rows of coefficients.
-
-    Returns:
-      Operations, an addition and a multiplication counted as 2.
-    """
-    short, long = sorted((m, n))
-    return steps * (4 * short**2 * long + 2 * short**3)
-
-
 def _normalised(x: Float[Array, "*n m k"], eps: float) -> Float[Array, "*n m k"]:
     """x over its Frobenius norm; the inner where keeps the root's infinite slope at 0 out of the gradient."""
     square = jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True)

@@ -91,7 +91,7 @@ def reference(config: MemoryConfig, beginning: Beginning, tokens: Tokens) -> Tra
     query = tokens.query if beginning.persistent is None else _projected(config, beginning.persistent, tokens)
 
     def one(memory: _Memory, t: Int[Array, ""]) -> tuple[_Memory, tuple[Array, Weights, Weights]]:
-        window = (place <= t) & (place > t - getattr(rule, "window", 1)) & (place >= _start(config.shard, t))
+        window = (place <= t) & (place > t - rule.window) & (place >= _start(config.shard, t))
         memory = _learnt(rule, memory, tokens, t, window, scales)
         now = (read(rule.network, memory.weights, query[t][None], scales)[0], memory.weights, memory.momentum)
         memory = _where((t + 1) % config.chunk == 0, _ended(rule, fresh, memory, config.chunk), memory)

@@ -19,6 +19,11 @@ class Rule(Protocol):
         """What learns."""
         ...
 
+    @property
+    def window(self) -> int:
+        """Tokens whose losses each update descends, with strengths of their own where there are several."""
+        ...
+
     def start(self, weights: Weights, width: int, value_width: int) -> Any:
         """The state before the first token of a sequence or shard, with these weights."""
         ...

@@ -90,7 +90,7 @@ def gates_of(
     """
     raw = linear(x, matrix.astype(x.dtype)).astype(sum_dtype(x.dtype)) + bias[None, None]
     return [
-        bounded_gates(part, heads, rate, windowed=getattr(config.rule, "window", 1) > 1)
+        bounded_gates(part, heads, rate, windowed=config.rule.window > 1)
         for part, config in zip(jnp.split(raw, len(memories), axis=-1), memories, strict=True)
     ]
 
@@ -124,7 +124,7 @@ def gate_values(gates: Gates, rule: Rule, rate: float) -> GateValues:
     values = {"forget": -jnp.expm1(gates.log_keep), "rate": gates.rate / rate}
     if not isinstance(rule, GatedDelta):
         values["momentum"] = jnp.exp(gates.log_momentum)
-    if getattr(rule, "window", 1) > 1:
+    if rule.window > 1:
         values["strength"] = gates.strength
     return values
 
