@@ -32,6 +32,7 @@ from atlas_jax.training.gates import next_token_loss
 from atlas_jax.training.optim import adamw
 from atlas_jax.training.state import init_state
 from atlas_jax.training.step import make_step
+from atlas_jax.training.whole_file import write_whole
 
 SETS = {"A": (8, 16, 32, 64), "B": (16, 32, 64, 128), "C": (8, 32, 64)}
 BASELINE = "C = 8"
@@ -189,16 +190,8 @@ def locked(config: AtlasConfig, decision: Decision) -> AtlasConfig:
 
 def write_decision(decision: Decision, path: str | os.PathLike[str]) -> None:
     """As JSON, whole or not at all; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = asdict(decision) | {"rows": [row._asdict() for row in decision.rows]}
-    written = path.with_name(path.name + ".tmp")
-    with written.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_decision(path: str | os.PathLike[str]) -> Decision:

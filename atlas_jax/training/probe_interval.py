@@ -20,6 +20,7 @@ import jax
 from jaxtyping import PyTree
 
 from atlas_jax.training.chunk_sets import machine
+from atlas_jax.training.whole_file import write_whole
 
 CANDIDATES = (500, 1000, 2000)  # steps
 MOST = 0.01  # of the time
@@ -143,15 +144,7 @@ def measure_interval(
 
 def write_interval(decision: ProbeInterval, path: str | os.PathLike[str]) -> None:
     """As JSON, whole or not at all; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(path.name + ".tmp")
-    with written.open("w", encoding="utf-8") as file:
-        json.dump(asdict(decision), file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    write_whole(path, json.dumps(asdict(decision), indent=2, allow_nan=False) + "\n")
 
 
 def read_interval(path: str | os.PathLike[str]) -> ProbeInterval:

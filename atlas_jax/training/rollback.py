@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.trigger import TriggerState, from_json, to_json
+from atlas_jax.training.whole_file import write_whole
 
 KEY = "recovery"  # of a checkpoint's extra
 Response = Literal["skip", "slow"]
@@ -48,9 +48,7 @@ def write_rollbacks(path: str | os.PathLike[str], extra: dict[str, Any]) -> None
       path: replaced at once by the whole new file.
       extra: as `loop_with_recovery` gives it to `restored`.
     """
-    written = Path(path).with_name(Path(path).name + ".tmp")
-    written.write_text("".join(json.dumps(record._asdict()) + "\n" for record in rollbacks(extra)), encoding="utf-8")
-    written.replace(path)
+    write_whole(path, "".join(json.dumps(record._asdict()) + "\n" for record in rollbacks(extra)))
 
 
 class Course(NamedTuple):

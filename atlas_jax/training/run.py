@@ -14,9 +14,7 @@ from jax.sharding import Mesh
 
 from atlas_jax.data import load_tokenizer
 from atlas_jax.models.registry import RegisteredModel
-from atlas_jax.training.programs import (
-    state_shapes,
-)
+from atlas_jax.training.programs import state_shapes
 from atlas_jax.training.settings import (
     FREE,
     Settings,
@@ -32,6 +30,7 @@ from atlas_jax.training.settings import (
 from atlas_jax.training.stages import Stage, two_stages
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.text_data import DataError, Tokens, encode, read
+from atlas_jax.training.whole_file import write_whole
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 HELD_OUT, EVENTS, CHECKPOINTS = "held_out.jsonl", "events.jsonl", "checkpoints"
@@ -106,7 +105,7 @@ def resolve(settings: Settings, folder: Path) -> Run:
     if not goes_on:
         if tokens.tokenizer is not None:
             tokens.tokenizer.save(folder / TOKENIZER)
-        _write_whole(folder / CONFIG, json.dumps(record | {"config": asdict(config)}, indent=1) + "\n")
+        write_whole(folder / CONFIG, json.dumps(record | {"config": asdict(config)}, indent=1) + "\n")
     return Run(
         settings=settings,
         folder=folder,
@@ -169,9 +168,3 @@ def _check_disk(folder: Path, shapes: TrainState) -> None:
             f"{folder}: {free / 1e9:.2f} GB are free on its disk, expected {needed / 1e9:.2f} for {KEPT} checkpoints of "
             f"{one / 1e9:.2f} each and the one being written"
         )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    written = path.with_name(path.name + ".tmp")
-    written.write_text(text, encoding="utf-8")
-    written.replace(path)
