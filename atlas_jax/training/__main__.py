@@ -16,15 +16,15 @@ from rich.console import Console
 
 from atlas_jax.distributed.mesh import compilation_cache, use_host_devices
 from atlas_jax.training.checkpoint import CheckpointError
-from atlas_jax.training.execution import Drive, execute
 from atlas_jax.training.loop import NonFiniteError
-from atlas_jax.training.progress import Display, Interrupts
-from atlas_jax.training.recovery import Recovery, RecoveryError, loop_with_recovery
-from atlas_jax.training.rollback import write_rollbacks
-from atlas_jax.training.run import HELD_OUT, KEPT, Run, resolve
-from atlas_jax.training.settings import Settings, SettingsError
-from atlas_jax.training.tensorboard import Board
-from atlas_jax.training.text_data import DataError
+from atlas_jax.training.recovery.recovery import Recovery, RecoveryError, loop_with_recovery
+from atlas_jax.training.recovery.rollback import write_rollbacks
+from atlas_jax.training.runs.execution import Drive, execute
+from atlas_jax.training.runs.progress import Display, Interrupts
+from atlas_jax.training.runs.run import HELD_OUT, KEPT, Run, resolve
+from atlas_jax.training.runs.settings import Settings, SettingsError
+from atlas_jax.training.runs.tensorboard import Board
+from atlas_jax.training.runs.text_data import DataError
 
 DONE, DIVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 COMMAND = "python -m atlas_jax.training"
@@ -101,7 +101,7 @@ def _summary(folder: Path) -> str:
 
 
 def _plot(folder: Path) -> str:
-    from atlas_jax.training.run_plot import draw
+    from atlas_jax.training.runs.run_plot import draw
 
     return f"drawn: {draw(folder)}"
 

@@ -17,15 +17,15 @@ from compiling import compiled
 from atlas_jax.data import ByteTokenizer
 from atlas_jax.models import registered
 from atlas_jax.training import Event, NonFiniteError
-from atlas_jax.training.execution import execute, plain_step
-from atlas_jax.training.faults import nan_gradient
-from atlas_jax.training.programs import token_losses
-from atlas_jax.training.recovery import Recovery, loop_with_recovery
-from atlas_jax.training.rollback import write_rollbacks
-from atlas_jax.training.run import resolve
-from atlas_jax.training.run_log import RunLog, Work, peak_of
-from atlas_jax.training.settings import Settings, SettingsError
-from atlas_jax.training.text_data import DataError
+from atlas_jax.training.recovery.faults import nan_gradient
+from atlas_jax.training.recovery.recovery import Recovery, loop_with_recovery
+from atlas_jax.training.recovery.rollback import write_rollbacks
+from atlas_jax.training.runs.execution import execute, plain_step
+from atlas_jax.training.runs.programs import token_losses
+from atlas_jax.training.runs.run import resolve
+from atlas_jax.training.runs.run_log import RunLog, Work, peak_of
+from atlas_jax.training.runs.settings import Settings, SettingsError
+from atlas_jax.training.runs.text_data import DataError
 
 SMALL = ("d_model=16", "layers=1", "heads=1", "feed_forward=16")
 TIMES = ("time", "tokens_per_second")

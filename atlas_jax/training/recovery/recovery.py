@@ -18,10 +18,19 @@ from jaxtyping import PyTree
 from atlas_jax.distributed.sharding import REPLICATED
 from atlas_jax.training.checkpoint import Checkpointer, CheckpointError
 from atlas_jax.training.loop import Advance, BatchSource, Event, Hook
-from atlas_jax.training.rollback import KEY, Course, Response, Rollback, as_json, at_position, understood, words
+from atlas_jax.training.recovery.rollback import (
+    KEY,
+    Course,
+    Response,
+    Rollback,
+    as_json,
+    at_position,
+    understood,
+    words,
+)
+from atlas_jax.training.recovery.trigger import Trigger, observe
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.step import Step
-from atlas_jax.training.trigger import Trigger, observe
 
 _log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.training.loop import Event, Hook
-from atlas_jax.training.memory_needles import DISTRACTORS, SUCCESS, can_hold, memory_needles
+from atlas_jax.training.needles.memory_needles import DISTRACTORS, SUCCESS, can_hold, memory_needles
 from atlas_jax.types import ModelConfig, SequenceModel
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from atlas_jax.training.recovery.trigger import TriggerState, from_json, to_json
 from atlas_jax.training.state import TrainState
-from atlas_jax.training.trigger import TriggerState, from_json, to_json
 from atlas_jax.training.whole_file import write_whole
 
 KEY = "recovery"  # of a checkpoint's extra

@@ -17,7 +17,7 @@ from atlas_jax.distributed.mesh import model_mesh
 from atlas_jax.models.registry import RegisteredModel, registered
 from atlas_jax.training.muon import decayed_matrices, muon
 from atlas_jax.training.optim import adamw, cosine, wsd
-from atlas_jax.training.stages import Stage, staged
+from atlas_jax.training.runs.stages import Stage, staged
 
 
 class SettingsError(ValueError):

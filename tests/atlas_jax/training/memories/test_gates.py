@@ -18,7 +18,7 @@ from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.nn.memory import GATE_BIAS
 from atlas_jax.training import adamw, init_state, make_step
-from atlas_jax.training.gates import (
+from atlas_jax.training.memories.gates import (
     GateCollapseError,
     GateLimits,
     GateWatch,

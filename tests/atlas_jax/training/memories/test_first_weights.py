@@ -15,7 +15,7 @@ from compiling import compiled
 
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
-from atlas_jax.training.first_weights import (
+from atlas_jax.training.memories.first_weights import (
     Calibration,
     ResetShock,
     calibrate,

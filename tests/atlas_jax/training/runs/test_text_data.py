@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_jax.data import ByteTokenizer, train_bpe
-from atlas_jax.training.text_data import DataError, WindowBatches, Windows, count_bytes, encode, read
+from atlas_jax.training.runs.text_data import DataError, WindowBatches, Windows, count_bytes, encode, read
 
 LINES = [f"line {i} is {i * i} long\n" for i in range(400)]
 

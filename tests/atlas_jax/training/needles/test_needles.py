@@ -17,8 +17,8 @@ from jaxtyping import Array, Int
 
 from atlas_jax.models import atlas, transformer
 from atlas_jax.training import Event
-from atlas_jax.training.needle_map import draw_needle_map
-from atlas_jax.training.needles import NeedleHook, NeedleTask, hide, known_tokens, make_probe
+from atlas_jax.training.needles.needle_map import draw_needle_map
+from atlas_jax.training.needles.needles import NeedleHook, NeedleTask, hide, known_tokens, make_probe
 
 VOCABULARY = 61
 STREAM = np.random.default_rng(0).integers(1, VOCABULARY, 3000)

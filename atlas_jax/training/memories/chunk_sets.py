@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +26,8 @@ import numpy as np
 
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
-from atlas_jax.training.gates import next_token_loss
+from atlas_jax.training.machine import machine
+from atlas_jax.training.memories.gates import next_token_loss
 from atlas_jax.training.optim import adamw
 from atlas_jax.training.state import init_state
 from atlas_jax.training.step import make_step
@@ -269,23 +268,6 @@ def _out_of_memory() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFitError(f"out of memory: {str(error).splitlines()[0][:200]}") from error
-
-
-def machine() -> dict[str, Any]:
-    """Devices, processor and versions that figures were measured with."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    device = jax.devices()[0]
-    return {
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "cpu": (models or [platform.processor()])[0],
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("atlas-jax", "jax", "jaxlib", "flax", "numpy")},
-    }
 
 
 def _model(config: AtlasConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.training import Checkpointer, CheckpointError, adamw, init_state, make_step, wsd
-from atlas_jax.training.faults import (
+from atlas_jax.training.recovery.faults import (
     CorruptBatches,
     FullDisk,
     nan_gradient,
@@ -109,7 +109,7 @@ def test_a_truncated_checkpoint_cannot_be_read_and_the_one_before_can(tmp_path):
 
 def test_killed_at_its_step():
     program = """
-from atlas_jax.training.faults import kill_at
+from atlas_jax.training.recovery.faults import kill_at
 from atlas_jax.training import Event
 for step in (1, 2, 3, 4):
     print(step, flush=True)

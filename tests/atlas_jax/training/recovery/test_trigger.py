@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.training import adamw, init_state, make_step
-from atlas_jax.training.trigger import Trigger, TriggerState, from_json, observe, to_json
+from atlas_jax.training.recovery.trigger import Trigger, TriggerState, from_json, observe, to_json
 
 SEEDS = range(20)
 NATS = 0.1  # standard deviation of a batch's loss: 30 windows of 128 bytes

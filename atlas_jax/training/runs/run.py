@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from atlas_jax.data import load_tokenizer
 from atlas_jax.models.registry import RegisteredModel
-from atlas_jax.training.programs import state_shapes
-from atlas_jax.training.settings import (
+from atlas_jax.training.runs.programs import state_shapes
+from atlas_jax.training.runs.settings import (
     FREE,
     Settings,
     SettingsError,
@@ -27,9 +27,9 @@ from atlas_jax.training.settings import (
     preset_of,
     schedule_of,
 )
-from atlas_jax.training.stages import Stage, two_stages
+from atlas_jax.training.runs.stages import Stage, two_stages
+from atlas_jax.training.runs.text_data import DataError, Tokens, encode, read
 from atlas_jax.training.state import TrainState
-from atlas_jax.training.text_data import DataError, Tokens, encode, read
 from atlas_jax.training.whole_file import write_whole
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"

@@ -14,15 +14,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from atlas_jax.training import Checkpointer, CheckpointError, Telemetry, adamw, init_state, make_step, train
-from atlas_jax.training.faults import CorruptBatches, FullDisk, nan_gradient, truncate_checkpoint, wrong_rate
-from atlas_jax.training.recovery import (
+from atlas_jax.training.recovery.faults import CorruptBatches, FullDisk, nan_gradient, truncate_checkpoint, wrong_rate
+from atlas_jax.training.recovery.recovery import (
     Recovery,
     RecoveryError,
     loop_with_recovery,
     train_with_recovery,
 )
-from atlas_jax.training.rollback import Rollback, rollbacks, write_rollbacks
-from atlas_jax.training.trigger import Trigger
+from atlas_jax.training.recovery.rollback import Rollback, rollbacks, write_rollbacks
+from atlas_jax.training.recovery.trigger import Trigger
 
 STEPS = 60
 QUICK = Recovery(trigger=Trigger(horizon=4, calibration=10), save_every=6, check_every=4, healthy_after=8)

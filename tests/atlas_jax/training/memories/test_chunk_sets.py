@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from atlas_jax.models.atlas import AtlasConfig
-from atlas_jax.training import chunk_sets
-from atlas_jax.training.chunk_sets import (
+from atlas_jax.training.memories import chunk_sets
+from atlas_jax.training.memories.chunk_sets import (
     BASELINE,
     SETS,
     ChunkSetError,

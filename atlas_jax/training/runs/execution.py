@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from atlas_jax.training.checkpoint import Checkpointer
 from atlas_jax.training.loop import Advance, Event, Hook, every, loop, require_finite
-from atlas_jax.training.programs import (
+from atlas_jax.training.runs.programs import (
     Update,
     fresh_state,
     make_measure,
@@ -22,13 +22,13 @@ from atlas_jax.training.programs import (
     mean_over_data,
     next_token_loss,
 )
-from atlas_jax.training.run import CHECKPOINTS, EVENTS, HELD_OUT, KEPT, METRICS, Run
-from atlas_jax.training.run_log import EventLog, RunLog, Sink, Work, peak_of, stay_near
-from atlas_jax.training.stages import config_at, stage_at
+from atlas_jax.training.runs.run import CHECKPOINTS, EVENTS, HELD_OUT, KEPT, METRICS, Run
+from atlas_jax.training.runs.run_log import EventLog, RunLog, Sink, Work, peak_of, stay_near
+from atlas_jax.training.runs.stages import config_at, stage_at
+from atlas_jax.training.runs.text_data import WindowBatches, count_bytes
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.step import Step, make_step
 from atlas_jax.training.telemetry import Telemetry
-from atlas_jax.training.text_data import WindowBatches, count_bytes
 
 AHEAD = 4  # steps that the host may be ahead of the device
 

@@ -12,10 +12,10 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from atlas_jax.training import tensorboard
 from atlas_jax.training.__main__ import main
-from atlas_jax.training.progress import Display, duration
-from atlas_jax.training.run_plot import _smooth, draw
+from atlas_jax.training.runs import tensorboard
+from atlas_jax.training.runs.progress import Display, duration
+from atlas_jax.training.runs.run_plot import _smooth, draw
 
 SMALL = [
     "--model",

@@ -11,11 +11,11 @@ import pytest
 
 from atlas_jax.models.atlas import PRESETS
 from atlas_jax.models.transformer import TransformerConfig
-from atlas_jax.training.execution import execute
 from atlas_jax.training.optim import wsd
-from atlas_jax.training.run import resolve
-from atlas_jax.training.settings import Settings, SettingsError
-from atlas_jax.training.stages import config_at, stage_at, staged, two_stages
+from atlas_jax.training.runs.execution import execute
+from atlas_jax.training.runs.run import resolve
+from atlas_jax.training.runs.settings import Settings, SettingsError
+from atlas_jax.training.runs.stages import config_at, stage_at, staged, two_stages
 
 MICRO = PRESETS["micro"]
 # The rule that compiles soonest.

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from atlas_jax.training.chunk_sets import machine
+from atlas_jax.training.machine import machine
 from atlas_jax.training.whole_file import write_whole
 
 CANDIDATES = (500, 1000, 2000)  # steps

@@ -11,10 +11,10 @@ import numpy as np
 
 from atlas_jax.distributed.mesh import compilation_cache
 from atlas_jax.training import Checkpointer, Telemetry, adamw, cosine, init_state, make_step
-from atlas_jax.training.faults import CorruptBatches
-from atlas_jax.training.recovery import Recovery, train_with_recovery
-from atlas_jax.training.rollback import write_rollbacks
-from atlas_jax.training.trigger import Trigger
+from atlas_jax.training.recovery.faults import CorruptBatches
+from atlas_jax.training.recovery.recovery import Recovery, train_with_recovery
+from atlas_jax.training.recovery.rollback import write_rollbacks
+from atlas_jax.training.recovery.trigger import Trigger
 
 STEPS, SAVE_EVERY = 420, 3
 

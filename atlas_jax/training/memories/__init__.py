@@ -1,0 +1,1 @@
+"""What the training of memories needs besides: a watch on gates, first weights, a choice of chunks."""

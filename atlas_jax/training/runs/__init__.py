@@ -1,0 +1,1 @@
+"""A run from the command line: settings, texts, stages, the folder it goes on from, what it writes and shows."""
