@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from atlas_jax.training.interrupts import Interrupts
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -18,8 +19,7 @@ class Display:
 
     The time left is what the work done so far took, scaled by the size of what is left: models x parameters.
 
-    While models train, Ctrl-C is heard between two steps: raised anywhere else, JAX's garbage-collection callback may swallow
-    it, and a process that ends while a device still computes may crash. A second Ctrl-C is not waited for.
+    While models train, Ctrl-C is heard between two steps, as `Interrupts` does.
     """
 
     def __init__(self, console: Console | None = None, title: str = "") -> None:
@@ -38,8 +38,7 @@ class Display:
         self._total = 0.0
         self._done: dict[str, float] = {}  # units of work by what they were done on
         self._started = self._spoke = time.monotonic()
-        self._interrupted = False
-        self._usual_handler = signal.getsignal(signal.SIGINT)
+        self._interrupts = Interrupts((signal.SIGINT,))
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -49,8 +48,7 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, self._usual_handler)
+        self._interrupts.stop()
         if self._console.is_terminal:  # elsewhere it never started, and would print an empty line
             self._bar.stop()
 
@@ -63,9 +61,7 @@ class Display:
 
     def plan(self, units: float) -> None:
         """All the work ahead."""
-        ignored = self._usual_handler is signal.SIG_IGN  # by nohup, or a shell that put the run into the background
-        if threading.current_thread() is threading.main_thread() and not ignored:
-            signal.signal(signal.SIGINT, self._interrupt)
+        self._interrupts.listen()
         self._total, self._done = units, {}
         self._started = time.monotonic()
 
@@ -85,12 +81,8 @@ class Display:
         """A result worth keeping on the screen."""
         self._say(text)
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self._usual_handler)
-        self._interrupted = True
-
     def _heed(self) -> None:
-        if self._interrupted:
+        if self._interrupts():
             raise KeyboardInterrupt
 
     def _say(self, text: str) -> None:

@@ -25,6 +25,7 @@ _SUMS = "sums.json"  # the last file written: a checkpoint without it was never 
 _PARTIAL = ".orbax-checkpoint-tmp"
 _HEALTHY = "healthy"  # beside them, so that it goes with its checkpoint
 _AMENDED = "amended.json"
+_BYTES = "bytes"
 
 
 class CheckpointError(RuntimeError):
@@ -37,8 +38,9 @@ class Checkpointer:
     A save returns once it is on disk. It is written beside and renamed, and old ones go last, so that whatever moment a
     process is killed at leaves the latest acknowledged checkpoint whole; the next `Checkpointer` removes the remains.
 
-    On disk the leaves are one vector per dtype: Orbax pays about a millisecond a leaf, and a small model with its Adam
-    moments has a hundred. The sidecar names what lies where; sharded arrays are gathered on this host.
+    On disk the leaves are one vector of bytes: Orbax pays about a millisecond a leaf, and a small model with its Adam
+    moments has a hundred; and of several arrays whose writes fail together it would tell all but one in the middle of the
+    screen. The sidecar names what lies where; sharded arrays are gathered on this host.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
@@ -116,7 +118,9 @@ class Checkpointer:
         """
         path = self._directory / str(step)
         sidecar = {"layout": _layout(state), "keys": _key_kinds(state), "extra": extra}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_vectors(state)), sidecar=ocp.args.JsonSave(sidecar))
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave({_BYTES: _bytes(state)}), sidecar=ocp.args.JsonSave(sidecar)
+        )
         try:
             with _quiet(), _as_checkpoint_error("cannot save", path):
                 for later in (s for s in self.steps() if s >= step):
@@ -179,9 +183,9 @@ class Checkpointer:
             amended = _amended(path)
         _check_layout(sidecar["layout"], _layout(template), path)
         with _quiet(), _as_checkpoint_error("cannot read", path):
-            wanted = ocp.args.StandardRestore(_empty_vectors(template))
-            vectors = self._orbax.restore(path, args=ocp.args.Composite(state=wanted))["state"]
-        return _unpacked(vectors, sidecar["keys"], template), sidecar["extra"] if amended is None else amended, step
+            wanted = ocp.args.StandardRestore({_BYTES: np.empty(_size(template), np.uint8)})
+            content = self._orbax.restore(path, args=ocp.args.Composite(state=wanted))["state"][_BYTES]
+        return _unpacked(content, sidecar["keys"], template), sidecar["extra"] if amended is None else amended, step
 
     def _existing(self, what: str, step: int) -> Path:
         if step not in self.steps():
@@ -200,16 +204,20 @@ class Checkpointer:
         return [step for step in steps if step not in kept]
 
     def _discard(self, step: int) -> None:
-        """Renames before removing: half a checkpoint must not carry a checkpoint's name."""
-        path = self._directory / str(step)
-        shutil.rmtree(path.rename(path.with_name(path.name + _PARTIAL)))
+        _remove(self._directory / str(step))
 
     def _remove_partial(self) -> None:
+        for folder in self._directory.glob(f"[0-9]*{_PARTIAL}"):
+            shutil.rmtree(folder)
         for folder in self._directory.glob("[0-9]*"):
             # Orbax's own marker is asked for, so that no folder of somebody else's is removed.
-            unacknowledged = (folder / "_CHECKPOINT_METADATA").exists() and not (folder / _SUMS).exists()
-            if folder.name.endswith(_PARTIAL) or unacknowledged:
-                shutil.rmtree(folder)
+            if (folder / "_CHECKPOINT_METADATA").exists() and not (folder / _SUMS).exists():
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Renames before removing: half a checkpoint must not carry a checkpoint's name, whenever a process is killed."""
+    shutil.rmtree(folder.rename(folder.with_name(folder.name + _PARTIAL)))
 
 
 def _is_key(leaf: Any) -> bool:
@@ -221,34 +229,30 @@ def _data(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _vectors(state: PyTree) -> dict[str, np.ndarray]:
-    """Leaves as one vector per dtype, in tree order."""
-    grouped: dict[str, list[np.ndarray]] = {}
-    for leaf in jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)]):
-        grouped.setdefault(str(leaf.dtype), []).append(np.reshape(leaf, -1))
-    return {dtype: np.concatenate(parts) for dtype, parts in grouped.items()}
+def _bytes(state: PyTree) -> np.ndarray:
+    """Leaves one after the other, in tree order."""
+    leaves = jax.device_get([_data(leaf) for leaf in jax.tree.leaves(state)])
+    return np.concatenate([np.reshape(leaf, -1).view(np.uint8) for leaf in leaves])
 
 
 def _key_kinds(state: PyTree) -> list[str]:
     return [str(jax.random.key_impl(leaf)) for leaf in jax.tree.leaves(state) if _is_key(leaf)]
 
 
-def _empty_vectors(template: PyTree) -> dict[str, np.ndarray]:
-    sizes: dict[np.dtype, int] = {}
-    for leaf in jax.eval_shape(lambda tree: [_data(part) for part in jax.tree.leaves(tree)], template):
-        sizes[leaf.dtype] = sizes.get(leaf.dtype, 0) + leaf.size
-    return {str(dtype): np.empty(size, dtype) for dtype, size in sizes.items()}
+def _size(template: PyTree) -> int:
+    leaves = jax.eval_shape(lambda tree: [_data(part) for part in jax.tree.leaves(tree)], template)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _unpacked(vectors: dict[str, np.ndarray], key_kinds: list[str], template: PyTree) -> PyTree:
-    taken = dict.fromkeys(vectors, 0)
+def _unpacked(content: np.ndarray, key_kinds: list[str], template: PyTree) -> PyTree:
     kinds = iter(key_kinds)
+    taken = 0
 
     def unpack(leaf: Any) -> jax.Array:
+        nonlocal taken
         data = jax.eval_shape(_data, leaf)
-        start = taken[str(data.dtype)]
-        taken[str(data.dtype)] = start + data.size
-        values = vectors[str(data.dtype)][start : start + data.size].reshape(data.shape)
+        start, taken = taken, taken + data.size * data.dtype.itemsize
+        values = content[start:taken].view(data.dtype).reshape(data.shape)
         array = jax.random.wrap_key_data(jnp.asarray(values), impl=next(kinds)) if _is_key(leaf) else values
         return jax.device_put(array, getattr(leaf, "sharding", None))
 
@@ -308,7 +312,8 @@ def _as_checkpoint_error(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "RESOURCE_EXHAUSTED" in str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "RESOURCE_EXHAUSTED" in str(error)
         raise CheckpointError(f"{what} {path}: {'no space left on the disk: ' if full else ''}{error}") from error
 
 

@@ -1,9 +1,10 @@
-"""Cross-entropy over a large vocabulary without the logits of all tokens in memory at once."""
+"""Cross-entropy over a large vocabulary without the logits of all tokens in memory at once, and its mean over a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,3 +100,11 @@ def cross_entropy(
     return jax.shard_map(
         one_device, mesh=mesh, in_specs=(spec("batch", "time", None), columns, tokens), out_specs=tokens
     )(x, weights, targets)
+
+
+def weighted_mean(losses: Float[Array, "b t"], batch: Mapping[str, Any]) -> Float[Array, ""]:
+    """The mean of losses times the `weights` [b, t] of their batch; the plain mean where it has none.
+
+    It is linear, so that parts of a batch, one after the other or on several devices, add up to the whole.
+    """
+    return jnp.mean(losses * batch["weights"].astype(losses.dtype) if "weights" in batch else losses)

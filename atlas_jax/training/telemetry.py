@@ -13,6 +13,11 @@ import jax
 import numpy as np
 
 from atlas_jax.training.loop import Event
+from atlas_jax.training.whole_file import append_lines
+
+
+class LogError(ValueError):
+    """A file in the place of a log holds something else; the message names file and line."""
 
 
 class Telemetry:
@@ -43,30 +48,36 @@ class Telemetry:
             self.flush()
 
     def flush(self) -> None:
-        """Waits for the kept metrics and writes them."""
-        values = jax.device_get([metrics for _, _, metrics in self._kept])
-        lines = [_line(step, at, row) for (step, at, _), row in zip(self._kept, values, strict=True)]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-        self._kept.clear()
+        """Waits for the kept metrics and writes them.
+
+        Raises:
+          OSError: the disk is full; the file is as it was, and the metrics are not kept: take the run up again from a checkpoint.
+        """
+        kept, self._kept = self._kept, []  # at once: an interrupt must not have them written twice
+        if not kept:
+            return
+        values = jax.device_get([metrics for _, _, metrics in kept])
+        lines = [_line(step, at, row) for (step, at, _), row in zip(kept, values, strict=True)]
+        append_lines(self._path, "".join(lines))
 
     def resume_from(self, step: int) -> None:
-        """Drops the lines beyond the first `step` steps, and a last line that a killed process left half written.
+        """Cuts off the lines beyond the first `step` steps, and a last line that a killed process left half written.
 
         Args:
           step: completed steps of the restored checkpoint.
 
         Raises:
-          ValueError: a complete line is not a line of telemetry.
+          LogError: a complete line is not a line of telemetry.
         """
         if not self._path.exists():
             return
-        rewritten = self._path.with_name(self._path.name + ".tmp")
-        with self._path.open(encoding="utf-8") as old, rewritten.open("w", encoding="utf-8") as new:
-            for number, line in enumerate(old, 1):
-                if line.endswith("\n") and _step_of(line, self._path, number) <= step:
-                    new.write(line)
-        rewritten.replace(self._path)
+        end = 0
+        with self._path.open("r+b") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") or _step_of(line, self._path, number) > step:
+                    break
+                end += len(line)
+            file.truncate(end)  # which a full disk allows too
 
     def __enter__(self) -> Telemetry:
         return self
@@ -91,8 +102,9 @@ def _finite_or_null(value: Any) -> Any:
     return value if np.isfinite(value) else None
 
 
-def _step_of(line: str, path: Path, number: int) -> int:
+def _step_of(line: bytes, path: Path, number: int) -> int:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}, line {number}: expected a JSON object with a step, found {line[:80]!r}") from error
+    except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
+        found = line[:80].decode(errors="replace")
+        raise LogError(f"{path}, line {number}: expected a JSON object with a step, found {found!r}") from error

@@ -3,6 +3,10 @@
 Three sets of chunks are timed in whole training steps. The fastest that fits is locked, if it trains at least 5 times as many
 tokens a second as chunks of 8 alone; else the protocol says stop, because a hierarchy that is no faster is not worth having.
 
+    python -m atlas_jax.training.memories.chunk_sets --preset micro-tnt --config shard=128 global_chunk=128 --out chunk_sets.json
+
+measures and decides; training takes the chunks from that file by --chunks-from.
+
 "C = 8 alone" is one memory with chunks of 8 and neither shards nor a global memory (Titans at a fine chunk): the model
 that the hierarchy is there to be faster than. A hierarchy with one local memory of chunk 8 would be no measure: every set does
 more work than that.
@@ -14,21 +18,27 @@ import contextlib
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
+from rich.console import Console
 
+from atlas_jax.data import ByteTokenizer
+from atlas_jax.distributed.mesh import compilation_cache
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.training.machine import machine
-from atlas_jax.training.memories.gates import next_token_loss
+from atlas_jax.training.memories.gates import next_token_loss, with_gate_statistics
 from atlas_jax.training.optim import adamw
+from atlas_jax.training.runs.settings import Settings, SettingsError, check, configured, preset_of
 from atlas_jax.training.state import init_state
 from atlas_jax.training.step import make_step
 from atlas_jax.training.whole_file import write_whole
@@ -45,7 +55,7 @@ class DoesNotFitError(RuntimeError):
 
 
 class ChunkSetError(RuntimeError):
-    """There is no decision to train by: none was locked, it is of another model, or its file cannot be read."""
+    """There is no decision to train by: none was locked, it is of another model or machine, or its file cannot be read."""
 
 
 class Row(NamedTuple):
@@ -166,6 +176,22 @@ def _verdict(rows: list[Row], least_ratio: float) -> tuple[Row | None, str]:
     return fastest, f"locked: {told}"
 
 
+def locked_chunks(decision: Decision) -> tuple[int, ...]:
+    """The chunks that were decided on.
+
+    Raises:
+      ChunkSetError: the decision is to stop, or was made on another kind of device than the one at hand.
+    """
+    if decision.chunks is None:
+        raise ChunkSetError(f"the decision on chunks is to {decision.verdict}; expected one that locks a set")
+    there, here = decision.machine.get("device"), jax.devices()[0].device_kind
+    if there != here:
+        raise ChunkSetError(
+            f"the decision on chunks is of another machine: {there!r} there, {here!r} here; measure again"
+        )
+    return decision.chunks
+
+
 def locked(config: AtlasConfig, decision: Decision) -> AtlasConfig:
     """The hierarchy with the chunks that were decided on.
 
@@ -174,17 +200,16 @@ def locked(config: AtlasConfig, decision: Decision) -> AtlasConfig:
       decision: of that model.
 
     Raises:
-      ChunkSetError: the decision is to stop, or of another model.
+      ChunkSetError: as `locked_chunks`, or the decision is of another model.
     """
+    chunks = locked_chunks(decision)
     differing = [name for name, value in _model(config).items() if decision.model.get(name) != value]
     if differing:
         told = ", ".join(
             f"{name} {decision.model.get(name)!r} there, {getattr(config, name)!r} here" for name in differing
         )
         raise ChunkSetError(f"the decision on chunks is of another model: {told}; measure again")
-    if decision.chunks is None:
-        raise ChunkSetError(decision.verdict)
-    return replace(config, chunks=decision.chunks)
+    return replace(config, chunks=chunks)
 
 
 def write_decision(decision: Decision, path: str | os.PathLike[str]) -> None:
@@ -245,16 +270,13 @@ class TrainingSpeed(NamedTuple):
     def _seconds(self, config: AtlasConfig) -> list[float]:
         optimizer, key = adamw(), jax.random.key(0)
         state = jax.jit(lambda key: init_state(atlas.init(config, key), optimizer, key))(key)
-        tokens = np.random.default_rng(0).integers(
-            config.vocab_size, size=(self.batch, self.length + 1), dtype=np.int32
-        )
-        batch = {"tokens": jnp.asarray(tokens), "rows": jnp.zeros(tokens.shape, jnp.int32)}
-        gated = next_token_loss(config)
-        step = jax.jit(make_step(lambda *args: gated(*args)[:2], optimizer), donate_argnums=0)
+        shape = (self.batch, self.length + 1)
+        tokens = jnp.asarray(np.random.default_rng(0).integers(config.vocab_size, size=shape, dtype=np.int32))
+        step = jax.jit(make_step(with_gate_statistics(next_token_loss(config)), optimizer), donate_argnums=0)
         found = []
         for _ in range(self.warm + self.steps):
             began = time.perf_counter()
-            state, metrics = step(state, batch, 1e-4)
+            state, metrics = step(state, {"tokens": tokens}, 1e-4)
             jax.block_until_ready((state, metrics))
             found.append(time.perf_counter() - began)
         return found[self.warm :]
@@ -273,3 +295,52 @@ def _out_of_memory() -> Iterator[None]:
 def _model(config: AtlasConfig) -> dict[str, Any]:
     """The config as JSON would give it back, without its chunks."""
     return {name: value for name, value in asdict(config).items() if name != "chunks"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures which chunks the local memories of a model should train with, and writes the decision down.
+
+    Exit codes: 0 a set is locked, 1 the verdict is to stop, 2 bad input.
+    """
+
+    preset: str = "micro-tnt"
+    """Of the model atlas."""
+    config: tuple[str, ...] = ()
+    """Other fields of its config, as NAME=VALUE; its chunks are not looked at. A set fits only if its chunks divide the shard."""
+    length: int | None = None
+    """Tokens per sequence. Default: the preset's context."""
+    batch: int = 8
+    """Sequences per step, on one device."""
+    vocabulary: int = ByteTokenizer().vocab_size
+    """Tokens that the model knows. Default: as many as with bytes."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of activations. Default: the preset's."""
+    out: Path = Path("chunk_sets.json")
+    """Where to write the decision, for --chunks-from of the training command."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    prog = "python -m atlas_jax.training.memories.chunk_sets"
+    options = tyro.cli(Options, prog=prog, args=arguments)
+    compilation_cache()
+    names = {name: getattr(options, name) for name in ("preset", "config", "length", "batch", "vocabulary", "dtype")}
+    settings = Settings(**names)
+    try:
+        check(settings)
+        _, preset = preset_of(settings)
+        length = options.length or preset.context
+        config = configured(preset, settings, vocabulary=options.vocabulary, length=length)
+        speed = TrainingSpeed(options.batch, length)
+        found = decide(config, speed, measured=speed._asdict())
+        write_decision(found, options.out)
+    except (SettingsError, OSError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        return 2
+    Console(soft_wrap=True, highlight=False, markup=False).print(table(found))
+    return 0 if found.chunks is not None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,10 @@ data without any reset and makes the mean of their weights, once they have settl
 The shock is by how much the loss of the first chunk after each reset is above that of the same tokens where no reset came before
 them, or above that of the last chunk before it, whichever is more.
 
+    python -m atlas_jax.training.memories.first_weights RUN_FOLDER
+
+measures both for the last checkpoint of a run and writes them beside it.
+
 Measured, it is no gain for weights that were trained: a small hierarchy (one layer, shards of 16) after 600 steps on text had a
 shock of -.1 % and 2.34 nats a token with its own first weights, .6 % and 2.80 nats with calibrated ones; trained on sequences of
 64 without a reset and then given them, .3 % and 2.39, then -.9 % and 2.56. Memories are read worse far beyond the lengths that
@@ -15,23 +19,35 @@ they were trained on, where they settle. `Calibration.better` holds what to go o
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Array, Float, Int, PyTree
+from rich.console import Console
 
+from atlas_jax.distributed.mesh import compilation_cache
 from atlas_jax.memory.networks import Weights
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig, AtlasState
+from atlas_jax.training.checkpoint import CheckpointError
 from atlas_jax.training.losses import cross_entropy
+from atlas_jax.training.runs.run import Run, last_state, reopen
+from atlas_jax.training.runs.settings import SettingsError, require_atlas
+from atlas_jax.training.runs.text_data import DataError
+from atlas_jax.training.whole_file import write_whole
 
 LEAST_TOKENS = 10_000  # that the weights are a mean over
 MOST_SHOCK = 0.05
+RECORD = "first_weights.json"  # in the folder of the run
 
 
 class ResetShock(NamedTuple):
@@ -219,12 +235,9 @@ def _losses(
 ) -> Float[np.ndarray, "b n s"]:
     """Loss of every token of the first `count` shards, a shard at a time with the state carried, float64."""
     batch, shard = tokens.shape[0], _shard(config)
-    inputs, targets = (
-        jnp.asarray(np.moveaxis(part.reshape(batch, count, shard), 1, 0))
-        for part in (tokens[:, : count * shard], tokens[:, 1 : count * shard + 1])
-    )
+    parts = (tokens[:, : count * shard], tokens[:, 1 : count * shard + 1])
+    inputs, targets = (jnp.asarray(np.moveaxis(part.reshape(batch, count, shard), 1, 0)) for part in parts)
     model = _without_resets(config, count * shard) if without_resets else config
-
     return np.moveaxis(np.asarray(_shard_losses(model, params, inputs, targets), np.float64), 0, 1)
 
 
@@ -264,3 +277,73 @@ def _local_weights(config: AtlasConfig, state: AtlasState) -> tuple[Weights, ...
     """Of every local memory, now: [n, b, h, i, o]."""
     memories: Any = state.blocks.memory
     return tuple(memory.heads.weights for memory in memories.memories[-len(config.chunks) :])
+
+
+def calibrate_run(run: Run, *, least: int = LEAST_TOKENS) -> dict[str, Any]:
+    """`calibrate` on the last checkpoint of a run, at the chunks of its first stage: from training windows, evenly spread,
+    shocks on held-out ones.
+
+    Args:
+      run: of an Atlas whose local memories have shards, and windows of at least two.
+      least: tokens that the weights are a mean over, and of held-out text, if there are so many.
+
+    Returns:
+      `Calibration.record`, the step of the checkpoint and the tokens of both texts, for JSON.
+
+    Raises:
+      SettingsError: the model is another, or its windows are too short.
+      CheckpointError: there is no checkpoint.
+    """
+    require_atlas("first_weights", run.settings, run.config)
+    state = last_state(run)
+    held_out = run.tokens.held_out.spread(-(-least // run.tokens.held_out.length))
+    try:
+        shard, piece = _shard(run.config), math.lcm(*run.config.chunks)
+        beyond = max(1, run.tokens.train.length // piece * piece - shard)  # tokens of a window that count
+        windows = run.tokens.train.spread(-(-least // beyond))[:, :-1]
+        found = calibrate(run.config, state.params, windows, held_out, least=least)
+    except ValueError as error:  # of the model, or of too little text
+        raise SettingsError(f"{run.folder}: {error}") from error
+    sizes = {"calibration_tokens": windows.size, "held_out_tokens": held_out[:, 1:].size}
+    return {"step": int(state.step), **sizes, **found.record()}
+
+
+def table(record: dict[str, Any]) -> str:
+    """What `calibrate_run` found, in lines."""
+    lines = [f"{'first weights':<14} {'shock':>8} {'unbroken':>9} {'before':>8} {'error':>7} {'loss':>8}"]
+    for name, of in ((name, record[name]) for name in ("trained", "calibrated")):
+        shares = f"{of['shock']:>8.2%} {of['against_unbroken']:>9.2%} {of['against_before']:>8.2%} {of['error']:>7.2%}"
+        lines.append(f"{name:<14} {shares} {of['whole']:>8.4f}")
+    better = "trained" if record["kept"] else "calibrated"
+    says = "below" if record["passed"] else "expected below"
+    cost = f"{record[better]['shock']:.2%}, {says} {record['most_shock']:.0%}"
+    return "\n".join([*lines, f"step {record['step']:,}: {better} ones are better; their reset costs {cost}"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+
+    def command(folder: Annotated[Path, tyro.conf.Positional]) -> Path:
+        """Measures what a reset of local memories costs, with their first weights as trained and as calibrated.
+
+        Exit codes: 0 the better of the two cost less than 5 %, 1 more, 2 bad input.
+
+        Args:
+          folder: of a run; what is found is written there, as first_weights.json.
+        """
+        return folder
+
+    folder = tyro.cli(command, prog="python -m atlas_jax.training.memories.first_weights", args=arguments)
+    compilation_cache()
+    try:
+        record = calibrate_run(reopen(folder))
+        write_whole(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    except (SettingsError, DataError, CheckpointError, OSError) as error:
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        return 2
+    Console(soft_wrap=True, highlight=False, markup=False).print(table(record))
+    return 0 if record["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,19 +1,17 @@
-"""Gates of memories in training: their statistics, a loss that makes them decide, and a watch that ends a run in which they died.
+"""Gates of memories in training: their statistics, and a loss that makes them decide.
 
 The gates of a pass come with its features (`atlas.features_and_gates`), so that a loss on them has a gradient and costs no second
 pass. All are 0 to 1: how much is forgotten, the momentum, the share of the largest inner rate, the strength in windows.
 
 Polarisation, lambda(step) * mean(1 - |2 g - 1|), pushes every gate to 0 or 1: gates that stay near their start teach every token
 alike. It is an option: off unless a step is made with it, and the loss without it is reported beside it. It says nothing about
-differences between tokens: gates that are all at the same end have no loss and do not work, which is what `watch_gates` sees.
+differences between tokens: gates that are all at the same end have no loss and do not work, which is what `gate_watch` sees.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +21,9 @@ from jaxtyping import Array, Float, Key, PyTree
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.nn.memory import GATE_BIAS, GateValues
-from atlas_jax.training.losses import cross_entropy
+from atlas_jax.training.losses import cross_entropy, weighted_mean
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.step import LossFn, Metrics, Step, make_step
-
-_log = logging.getLogger(__name__)
 
 GatedLoss = Callable[
     [PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], dict[str, Any], Sequence[GateValues]]
@@ -36,26 +32,21 @@ GatedLoss = Callable[
 POLARISED = 0.8  # |2 g - 1| beyond which a gate has decided: below 0.1 or above 0.9
 
 
-class GateCollapseError(RuntimeError):
-    """The gates of a run have died: they are the same for all tokens, or never began to differ."""
-
-
 def next_token_loss(config: AtlasConfig) -> GatedLoss:
-    """Mean cross-entropy in nats of the batches of `data.Batches`, and the gates of the same pass.
+    """The loss that language models train on, and the gates of the same pass; see `runs.programs.next_token_loss`.
 
     Args:
       config: of the model.
 
     Returns:
-      `(params, {"tokens": int32 [b, t + 1], "rows": int32 [b, t + 1]}, key) -> (loss, {}, gates)`; rows of -1 are padding.
+      `(params, {"tokens": int32 [b, t + 1], ...}, key) -> (loss, {}, gates)`.
     """
 
     def loss_fn(params: PyTree, batch: PyTree, key: Array) -> tuple[Array, dict[str, Any], Sequence[GateValues]]:
         del key  # nothing in the model is random
-        tokens, counted = jnp.asarray(batch["tokens"]), jnp.asarray(batch["rows"][:, 1:]) >= 0
+        tokens = jnp.asarray(batch["tokens"])
         x, _, gates = atlas.features_and_gates(config, params, tokens[:, :-1])
-        losses = cross_entropy(x, atlas.head_weights(config, params), tokens[:, 1:])
-        return jnp.sum(losses * counted.astype(losses.dtype)) / jnp.sum(counted).astype(losses.dtype), {}, gates
+        return weighted_mean(cross_entropy(x, atlas.head_weights(config, params), tokens[:, 1:]), batch), {}, gates
 
     return loss_fn
 
@@ -183,123 +174,3 @@ def make_polarised_step(
         return state, metrics | {"loss": metrics.pop("task_loss"), "total_loss": metrics["loss"]}
 
     return step
-
-
-@dataclass(frozen=True)
-class GateLimits:
-    """What is asked of gates, and when, in completed steps.
-
-    Attributes:
-      first: where the variance is recorded, and gates should have been polarised.
-      second: where the variance is compared with it.
-      last: where some gates should still be polarised.
-      growth: least gate_variance at `second`, in that of `first`.
-      spread: gate_std at `first` from which growth is not asked: it asks whether gates leave their start, and these have. Healthy
-        small runs went from .02 at step 1 to .16 at 100 and .12 at 300 on text, to .30 and .35 (500) with polarisation.
-      least_std: of gate_std, at every step from `first` on.
-      polarised_first, polarised_last: least gate_polarised at those steps; below it is reported and ends no run.
-
-    Raises:
-      ValueError: the steps are not in order.
-    """
-
-    first: int = 100
-    second: int = 500
-    last: int = 1000
-    growth: float = 1.5
-    spread: float = 0.1
-    least_std: float = 0.01
-    polarised_first: float = 0.8
-    polarised_last: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first < self.second < self.last:
-            raise ValueError(
-                f"GateLimits: steps {self.first}, {self.second}, {self.last}, expected each above the last"
-            )
-
-
-class GateWatch(NamedTuple):
-    """What a watch remembers; numbers that JSON knows, for a checkpoint's `extra`."""
-
-    step: int = 0  # completed steps when it last looked
-    variance: float | None = None  # gate_variance at `GateLimits.first`
-
-
-class GateFinding(NamedTuple):
-    """What was found of gates at a step.
-
-    Attributes:
-      step: completed steps.
-      passed: what was asked.
-      fatal: not passed, and the run is not worth going on with.
-      text: the number and what was expected.
-    """
-
-    step: int
-    passed: bool
-    fatal: bool
-    text: str
-
-
-def watch_gates(
-    limits: GateLimits, watch: GateWatch, step: int, metrics: Mapping[str, Any]
-) -> tuple[GateWatch, list[GateFinding]]:
-    """Looks at the gates after a step; call it with every step that is read, in order, and after a rollback go on.
-
-    Args:
-      limits: what is asked.
-      watch: what was seen before; `GateWatch()` at the start.
-      step: completed steps. What was due since the last look is looked at now.
-      metrics: of the step, `gate_statistics` among them; on the host.
-
-    Returns:
-      What has been seen now, and what was found: nothing at most steps.
-    """
-    variance, std, share = (float(metrics[f"gate_{name}"]) for name in ("variance", "std", "polarised"))
-    found: list[GateFinding] = []
-
-    def due(at: int) -> bool:
-        return watch.step < at <= step
-
-    if step >= limits.first and not std >= limits.least_std:  # NaN is no variation either
-        text = f"gates vary by {std:.4f} (standard deviation), expected at least {limits.least_std}"
-        found.append(GateFinding(step, False, True, text))
-    first = variance if due(limits.first) else watch.variance
-    if due(limits.second):
-        found.append(_growth(limits, step, variance, first))
-    for at, least in ((limits.first, limits.polarised_first), (limits.last, limits.polarised_last)):
-        if due(at):
-            text = f"{share:.0%} of gates are polarised, expected at least {least:.0%}"
-            found.append(GateFinding(step, share >= least, False, text))
-    return GateWatch(step, first), found
-
-
-def _growth(limits: GateLimits, step: int, variance: float, first: float | None) -> GateFinding:
-    now = f"gate variance is {variance:.5f}"
-    if first is None:
-        return GateFinding(
-            step, False, False, f"{now}, and that of step {limits.first} is not known: the watch began later"
-        )
-    against = f"{now}, expected at least {limits.growth} times the {first:.5f} of step {limits.first}"
-    if first >= limits.spread**2:
-        return GateFinding(step, True, False, f"{against} only where gates vary by less than {limits.spread} there")
-    grown = variance >= limits.growth * first
-    return GateFinding(step, grown, not grown, against)
-
-
-def report_gates(findings: Sequence[GateFinding]) -> None:
-    """Logs what was found, and ends a run whose gates have died.
-
-    Raises:
-      GateCollapseError: a finding is fatal; all such findings are in the message.
-    """
-    for finding in findings:
-        _log.log(logging.INFO if finding.passed else logging.WARNING, "step %d: %s", finding.step, finding.text)
-    fatal = [f"step {finding.step}: {finding.text}" for finding in findings if finding.fatal]
-    if fatal:
-        raise GateCollapseError(
-            "; ".join(fatal)
-            + "; the gates have collapsed: train with another seed or rate, with polarisation of gates if it was "
-            "off, or without this watch"
-        )

@@ -78,7 +78,7 @@ DEFAULT = Recovery()
 
 
 class RecoveryError(RuntimeError):
-    """Training cannot go on: faults keep coming back, or nothing can be saved or restored. The message says what to do."""
+    """Training cannot go on: faults keep coming back, or nothing healthy can be read. The message says what to do."""
 
 
 @runtime_checkable
@@ -165,9 +165,10 @@ def loop_with_recovery(
       interrupted: asked after every step; once it is true the step is checked and saved, and the iterator ends.
 
     Raises:
-      RecoveryError: the faults outnumber `most_rollbacks`, saves keep failing, or no healthy checkpoint can be read.
-      CheckpointError: the first state cannot be saved, a rollback cannot be noted, or there are checkpoints and none can
-        be read.
+      RecoveryError: the faults outnumber `most_rollbacks`, or no healthy checkpoint can be read.
+      CheckpointError: the first state or the last cannot be saved, saves keep failing, a rollback cannot be noted, or there
+        are checkpoints and none can be read.
+      OSError: a log cannot be written; its error names the file. The last checkpoint stays to go on from.
       ValueError: the checkpoints are those of another model or optimizer, so few are kept that none lives to be called
         healthy, or `extra` holds "recovery".
     """
@@ -293,7 +294,7 @@ def _save(run: _Run, state: TrainState, course: Course, failed: int, last: bool)
         run.checkpoints.save(at, state, _extra(run, course, state))
     except CheckpointError as error:
         if last or failed == run.recovery.most_failed_saves:
-            raise RecoveryError(
+            raise CheckpointError(
                 f"step {at}: {error}. Saves that failed one after the other: {failed + 1}; checkpoints that are there: "
                 f"{run.checkpoints.steps()}. Make room and start the same run again: it goes on from the newest of them"
             ) from error

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from atlas_jax.training.checkpoint import Checkpointer
 from atlas_jax.training.loop import Advance, Event, Hook, every, loop, require_finite
+from atlas_jax.training.memories import gates
 from atlas_jax.training.runs.programs import (
     Update,
     fresh_state,
@@ -24,13 +25,15 @@ from atlas_jax.training.runs.programs import (
 )
 from atlas_jax.training.runs.run import CHECKPOINTS, EVENTS, HELD_OUT, KEPT, METRICS, Run
 from atlas_jax.training.runs.run_log import EventLog, RunLog, Sink, Work, peak_of, stay_near
+from atlas_jax.training.runs.settings import Settings
 from atlas_jax.training.runs.stages import config_at, stage_at
-from atlas_jax.training.runs.text_data import WindowBatches, count_bytes
+from atlas_jax.training.runs.text_data import count_bytes
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.step import Step, make_step
 from atlas_jax.training.telemetry import Telemetry
 
 AHEAD = 4  # steps that the host may be ahead of the device
+LAST_POLARISATION = 0.01  # weight of the polarisation of gates at the last step, in that of the first
 
 MakeAdvance = Callable[[TrainState, float], Advance]
 Drive = Callable[..., Iterator[Event]]  # takes the arguments of `loop_with_saves` but for `save_every`
@@ -51,6 +54,22 @@ def plain_step(
 ) -> Step:
     """`make_step` on the loss of the next token alone."""
     return make_step(next_token_loss(model, config), optimizer, reduce_gradients, accumulation=accumulation)
+
+
+def step_of(settings: Settings) -> MakeRunStep:
+    """`plain_step`, with the polarisation of gates in its loss where the settings give that a weight."""
+    if not settings.polarisation:
+        return plain_step
+    peak = settings.polarisation
+    weight = gates.polarisation_weight(settings.steps, peak=peak, floor=LAST_POLARISATION * peak)
+
+    def polarised_step(
+        model: Any, config: Any, optimizer: optax.GradientTransformation, reduce_gradients: Reduce, accumulation: int
+    ) -> Step:
+        gated = gates.next_token_loss(config)
+        return gates.make_polarised_step(gated, optimizer, weight, reduce_gradients, accumulation=accumulation)
+
+    return polarised_step
 
 
 def loop_with_saves(
@@ -113,7 +132,7 @@ def execute(
     hooks: Sequence[Hook] = (),
     sinks: Sequence[Sink] = (),
     through: Callable[[Hook], Hook] = lambda log: log,
-    make_run_step: MakeRunStep = plain_step,
+    make_run_step: MakeRunStep | None = None,
     drive: Drive | None = None,
     restored: Callable[[int, dict[str, Any]], None] = lambda step, extra: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -125,7 +144,8 @@ def execute(
       hooks: called with every step after it is logged and before it is saved, in order.
       sinks: called with every row of figures once it is written, those of measurements too, whose names begin with "held_out".
       through: what stands before the log, to add figures to an event or to look at it: `NeedleHook(..., then=log)`.
-      make_run_step: `(model, config, optimizer, reduce_gradients, accumulation) -> step`, to add terms to the loss.
+      make_run_step: `(model, config, optimizer, reduce_gradients, accumulation) -> step`, to add terms to the loss; by default
+        `step_of` the run's settings.
       drive: goes through the steps with the arguments of `loop_with_saves` but for `save_every`: by default that, or
         `recovery.loop_with_recovery` with its `recovery` bound.
       restored: called as `drive` calls it: with a checkpoint's step and extra, at the start where there is one and after
@@ -164,7 +184,7 @@ def execute(
             held_out.resume_from(-1)
             measure(Event(0, state, {}))
         each = [through(log), *hooks, stay_near(AHEAD), every(run.settings.evaluate_every, measure, last=steps)]
-        programs, last = Programs(run, make_run_step, log, events), None
+        programs, last = Programs(run, make_run_step or step_of(run.settings), log, events), None
         drive = drive or partial(loop_with_saves, save_every=run.settings.save_every)
         options = {"hooks": each, "logs": [log, held_out], "restored": note, "interrupted": interrupted}
         try:
@@ -189,14 +209,13 @@ class Programs:
         """Args: the run; its kind of step; its logs, as compiling is no time of training and is an event."""
         self._run, self._make_run_step, self._log, self._events = run, make_run_step, log, events
         self._updates: dict[Any, Update] = {}
-        self._batches = WindowBatches(run.tokens.train, run.settings.batch, run.settings.seed)
 
     def advance(self, state: TrainState, scale: float) -> Advance:
         """The `advance` of `loop` from the state's step and position on, at `scale` times the schedule's learning rate."""
         offset, factor = int(state.position) - int(state.step), np.float32(scale)
 
         def advance(index: int, state: TrainState) -> tuple[TrainState, PyTree]:
-            batch, config = self._batches.at(index + offset), config_at(self._run.stages, index)
+            batch, config = self._run.batches.at(index + offset), config_at(self._run.stages, index)
             update = self._update(index, config, (state, batch, factor))
             self._log.begin()
             state, metrics = update(state, batch, factor)

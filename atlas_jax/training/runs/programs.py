@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from atlas_jax.distributed.mesh import DATA
 from atlas_jax.distributed.sharding import REPLICATED, spec
-from atlas_jax.training.losses import cross_entropy
+from atlas_jax.models.atlas import AtlasConfig
+from atlas_jax.training.losses import cross_entropy, weighted_mean
+from atlas_jax.training.memories import gates
 from atlas_jax.training.state import TrainState, init_state
 from atlas_jax.training.step import LossFn, Step
 from atlas_jax.types import SequenceModel
@@ -41,11 +43,17 @@ def token_losses(
 
 
 def next_token_loss(model: SequenceModel, config: Any) -> LossFn:
-    """The loss that language models train on: the mean over all tokens of `{"tokens": [b, t + 1]}`, nats."""
+    """The loss that language models train on: the mean over all targets of `{"tokens": [b, t + 1]}`, nats.
+
+    With `"weights"` [b, t] in the batch each target counts as much. Of a model with gates its aux has their statistics, of the
+    same pass.
+    """
+    if isinstance(config, AtlasConfig):
+        return gates.with_gate_statistics(gates.next_token_loss(config))
 
     def loss_fn(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[Float[Array, ""], dict[str, Any]]:
         del key  # nothing in the models is random
-        return jnp.mean(token_losses(model, config, params, batch["tokens"])), {}
+        return weighted_mean(token_losses(model, config, params, batch["tokens"]), batch), {}
 
     return loss_fn
 

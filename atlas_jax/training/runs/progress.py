@@ -1,11 +1,9 @@
-"""What a person sees of a run: a bar with the time left in a terminal, a line every ten seconds elsewhere; and Ctrl-C."""
+"""What a person sees of a run: a bar with the time left in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -101,34 +99,3 @@ def _measured(row: dict[str, Any]) -> str:
         shown = ", ".join(f"{name.rsplit('chunk_', 1)[1]}: {value:.4f}" for name, value in chunks.items())
         text += f" (by chunk {shown})"
     return text
-
-
-class Interrupts:
-    """Hears Ctrl-C between two steps: `run.execute` asks, saves and stops. A second Ctrl-C is not waited for.
-
-    Raised anywhere else JAX's garbage-collection callback may swallow it, and a process that ends while a device still
-    computes may crash. Where interrupts are ignored (nohup, a job in the background) they stay ignored.
-    """
-
-    def __init__(self) -> None:
-        self._heard = False
-        self._usual = signal.getsignal(signal.SIGINT)
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread() and self._usual is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, self._usual)
-
-    def __call__(self) -> bool:
-        """Whether it was pressed."""
-        return self._heard
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self._usual)
-        self._heard = True

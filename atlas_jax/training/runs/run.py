@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,9 @@ from jax.sharding import Mesh
 
 from atlas_jax.data import load_tokenizer
 from atlas_jax.models.registry import RegisteredModel
+from atlas_jax.training.checkpoint import Checkpointer, CheckpointError
+from atlas_jax.training.loop import BatchSource
+from atlas_jax.training.memories.chunk_sets import locked, locked_chunks, read_decision
 from atlas_jax.training.runs.programs import state_shapes
 from atlas_jax.training.runs.settings import (
     FREE,
@@ -28,7 +31,8 @@ from atlas_jax.training.runs.settings import (
     schedule_of,
 )
 from atlas_jax.training.runs.stages import Stage, two_stages
-from atlas_jax.training.runs.text_data import DataError, Tokens, encode, read
+from atlas_jax.training.runs.text_data import DataError, Split, Tokens, encode, read
+from atlas_jax.training.runs.windows import WindowBatches
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.whole_file import write_whole
 
@@ -41,11 +45,12 @@ class Run(NamedTuple):
     """A run, resolved.
 
     Attributes:
-      settings: as given.
+      settings: as given; chunks that were to be taken from a file are in `chunks`.
       folder: where all of it is written.
       model, config: of the registry; at the first stage's chunks.
       parameters: how many.
       tokens: what it trains on and is measured on.
+      batches: of the first, by position, texts with needles among them.
       parted: how the two were parted, "file", "position" or "folder".
       stages: one or two.
       schedule, optimizer: of all steps.
@@ -59,6 +64,7 @@ class Run(NamedTuple):
     config: Any
     parameters: int
     tokens: Tokens
+    batches: BatchSource
     parted: str
     stages: tuple[Stage, ...]
     schedule: optax.Schedule
@@ -77,13 +83,73 @@ def resolve(settings: Settings, folder: Path) -> Run:
     Raises:
       SettingsError: a setting cannot be, the folder holds a run of other settings or data, or its disk is too small.
       DataError: the data cannot be trained on.
+      ChunkSetError: no chunks can be taken from the file that is to say them.
     """
     check(settings)
-    model, preset = preset_of(settings)
-    mesh = mesh_of(settings)
+    preset_of(settings)
+    mesh_of(settings)
+    decision = None if settings.chunks_from is None else read_decision(settings.chunks_from)
+    if decision is not None:
+        settings = replace(settings, chunks=locked_chunks(decision), chunks_from=None)
     split = read(settings.data, settings.held_out, settings.held_out_data)
     record = {"settings": _plain(asdict(settings)), "data": split.fingerprint}
     goes_on = _same_run(folder, record)
+    run = _resolved(settings, folder, split, goes_on=goes_on)
+    if decision is not None:
+        locked(run.config, decision)  # refuses one of another model
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_disk(folder, run.shapes)
+    if not goes_on:
+        if run.tokens.tokenizer is not None:
+            run.tokens.tokenizer.save(folder / TOKENIZER)
+        write_whole(folder / CONFIG, json.dumps(record | {"config": asdict(run.config)}, indent=1) + "\n")
+    return run
+
+
+def reopen(folder: Path) -> Run:
+    """The run that a folder holds, to read its checkpoints and its data on one device; nothing is written.
+
+    Args:
+      folder: of `resolve`. Data is looked for where it was given: paths that are not absolute begin at the working directory.
+
+    Raises:
+      SettingsError: the folder holds no run, or one of other settings than there are.
+      DataError: its data is gone or has changed.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise SettingsError(f"{folder}: holds no run, expected the --out of one, with its {CONFIG}")
+    record = _record(path)
+    settings = replace(_settings(path, record["settings"]), devices=1)
+    check(settings)
+    try:
+        split = read(settings.data, settings.held_out, settings.held_out_data)
+    except DataError as error:
+        raise DataError(f"{folder}: the data of its run cannot be read: {error}") from error
+    if split.fingerprint != record["data"]:
+        told = ", ".join(map(str, settings.data)) or "the source of Python's standard library"
+        raise DataError(f"{folder}: {told} is other data than its run was trained on, expected the same")
+    return _resolved(settings, folder, split, goes_on=True)
+
+
+def last_state(run: Run) -> TrainState:
+    """The state in the newest checkpoint of a run that can be read.
+
+    Raises:
+      CheckpointError: there is none.
+      ValueError: it is that of another model or optimizer.
+    """
+    with Checkpointer(run.folder / CHECKPOINTS, keep=KEPT) as checkpoints:
+        found = checkpoints.restore(run.shapes)
+    if found is None:
+        raise CheckpointError(f"{run.folder / CHECKPOINTS}: no checkpoint, expected that of a run that was trained")
+    return found[0]
+
+
+def _resolved(settings: Settings, folder: Path, split: Split, *, goes_on: bool) -> Run:
+    """The run; of one that goes on its tokenizer is read and not made."""
+    model, preset = preset_of(settings)
+    mesh = mesh_of(settings)
     length = settings.length or preset.context
     tokenizer = settings.tokenizer
     try:
@@ -94,18 +160,13 @@ def resolve(settings: Settings, folder: Path) -> Run:
         stages = two_stages(
             config, steps=settings.steps, sizes=settings.stage_two_chunks, share=settings.stage_two_share
         )
+        batches = WindowBatches(tokens.train, settings.batch, settings.seed, needles=settings.needles)
     except (SettingsError, DataError):
         raise
-    except ValueError as error:  # of a tokenizer or of chunks, which name themselves
+    except ValueError as error:  # of a tokenizer, chunks or needles, which name themselves
         raise SettingsError(str(error)) from error
     optimizer = optimizer_of(settings)
     shapes = state_shapes(model, config, optimizer, mesh)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_disk(folder, shapes)
-    if not goes_on:
-        if tokens.tokenizer is not None:
-            tokens.tokenizer.save(folder / TOKENIZER)
-        write_whole(folder / CONFIG, json.dumps(record | {"config": asdict(config)}, indent=1) + "\n")
     return Run(
         settings=settings,
         folder=folder,
@@ -113,6 +174,7 @@ def resolve(settings: Settings, folder: Path) -> Run:
         config=config,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
         tokens=tokens,
+        batches=batches,
         parted=split.by,
         stages=stages,
         schedule=schedule_of(settings, stages),
@@ -130,23 +192,42 @@ def _same_run(folder: Path, record: dict[str, Any]) -> bool:
     path = folder / CONFIG
     if not path.exists():
         return False
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        settings, data = before["settings"], before["data"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path}: is no record of a run ({error!r}), expected what this command writes") from error
+    before = _record(path)
+    settings = before["settings"]
     differing = [
         f"{flag(name)} was {settings.get(name)} and is {value}"
         for name, value in record["settings"].items()
         if name not in FREE and settings.get(name) != value
     ]
-    if data != record["data"]:
+    if before["data"] != record["data"]:
         differing.append("the data is another")
     if differing:
         raise SettingsError(
             f"{folder}: holds another run ({'; '.join(differing)}), expected a new folder or the same settings"
         )
     return True
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What `resolve` wrote of a run: its "settings" and the fingerprint of its "data" among it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "settings": dict(found["settings"]), "data": str(found["data"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"{path}: is no record of a run ({error!r}), expected what this command writes") from error
+
+
+def _settings(path: Path, plain: dict[str, Any]) -> Settings:
+    """Those of a record, as they were given."""
+    known = {field.name for field in fields(Settings)}
+    foreign = ", ".join(sorted(flag(name) for name in plain if name not in known))
+    if foreign:
+        raise SettingsError(f"{path}: has {foreign}, expected settings that there are: it is of another version")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    values["data"] = tuple(Path(name) for name in values.get("data", ()))
+    if values.get("held_out_data") is not None:
+        values["held_out_data"] = Path(values["held_out_data"])
+    return Settings(**values)
 
 
 def _plain(value: Any) -> Any:

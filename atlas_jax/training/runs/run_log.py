@@ -15,6 +15,7 @@ import numpy as np
 
 from atlas_jax.training.loop import Event, Hook
 from atlas_jax.training.telemetry import Telemetry
+from atlas_jax.training.whole_file import append_lines
 
 Row = dict[str, Any]
 Sink = Callable[[Row], None]
@@ -82,15 +83,14 @@ class RunLog(Telemetry):
             self._mean = json.loads(lines[-1])["ppl_mean"] if lines else None
 
     def flush(self) -> None:
-        """Waits for the kept metrics and writes them."""
-        if not self._kept:
+        """Waits for the kept metrics and writes them, as `Telemetry` does."""
+        kept, self._kept = self._kept, []
+        if not kept:
             return
-        values = jax.device_get([metrics for _, _, metrics in self._kept])
+        values = jax.device_get([metrics for _, _, metrics in kept])
         rate = len(values) * self._work.tokens / (time.perf_counter() - self._since)
-        rows = [self._row(step, at, found, rate) for (step, at, _), found in zip(self._kept, values, strict=True)]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        self._kept.clear()
+        rows = [self._row(step, at, found, rate) for (step, at, _), found in zip(kept, values, strict=True)]
+        append_lines(self._path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         for row in rows:
             for sink in self._sinks:
                 sink(row)
@@ -127,8 +127,7 @@ class EventLog:
     def note(self, step: int, event: str, **details: Any) -> None:
         """Appends `{"step", "time", "event", **details}`; details are JSON."""
         line = {"step": step, "time": round(time.time(), 3), "event": event, **details}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(self._path, json.dumps(line) + "\n")
 
 
 def stay_near(most: int) -> Hook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def draw(folder: Path) -> Path:
     Raises:
       ValueError: the folder has no line of metrics.
     """
-    rows, held_out = _rows(folder / "metrics.jsonl"), _rows(folder / "held_out.jsonl")
+    rows, held_out = rows_of(folder / "metrics.jsonl"), rows_of(folder / "held_out.jsonl")
     if not rows:
         raise ValueError(
             f"{folder / 'metrics.jsonl'}: no line of metrics, expected those of a run that has taken a step"
@@ -55,22 +56,20 @@ def draw(folder: Path) -> Path:
         losses, gradient, rate = drawing.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 1))
         _losses(losses, rows, held_out)
         _gradient(gradient, rows)
-        steps = _column(rows, "step")
-        rate.plot(steps, _column(rows, "learning_rate"), color=BLUE, lw=1.4)
+        steps = column(rows, "step")
+        rate.plot(steps, column(rows, "learning_rate"), color=BLUE, lw=1.4)
         rate.set(ylabel="learning rate", xlabel="step", xlim=(0, max(1.0, float(steps[-1]))), ylim=(0, None))
-        _events((losses, gradient, rate), rows, _rows(folder / "events.jsonl"))
+        _events((losses, gradient, rate), rows, rows_of(folder / "events.jsonl"))
         path = folder / "run.png"
         drawing.savefig(path, dpi=150)
     return path
 
 
 def _losses(axes: Axes, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
-    steps, loss = _column(rows, "step"), _column(rows, "loss")
+    steps, loss = column(rows, "step"), column(rows, "loss")
     axes.plot(steps, loss, color=PALE, lw=0.8, label="each step")
-    axes.plot(steps, _smooth(loss), color=BLUE, lw=1.6, label="mean of 21 steps")
-    axes.plot(
-        _column(held_out, "step"), _column(held_out, "loss"), "o-", color=ORANGE, ms=3.5, lw=1.4, label="held out"
-    )
+    axes.plot(steps, smooth(loss), color=BLUE, lw=1.6, label="mean of 21 steps")
+    axes.plot(column(held_out, "step"), column(held_out, "loss"), "o-", color=ORANGE, ms=3.5, lw=1.4, label="held out")
     axes.set(ylabel="loss, nats a token")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     if held_out:
@@ -83,9 +82,9 @@ def _losses(axes: Axes, rows: list[dict[str, Any]], held_out: list[dict[str, Any
 
 
 def _gradient(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    steps, norms = _column(rows, "step"), _column(rows, "grad_norm")
+    steps, norms = column(rows, "step"), column(rows, "grad_norm")
     axes.plot(steps, norms, color=PALE, lw=0.8)
-    axes.plot(steps, _smooth(norms), color=BLUE, lw=1.4)
+    axes.plot(steps, smooth(norms), color=BLUE, lw=1.4)
     axes.set(ylabel="gradient norm", yscale="log")
 
 
@@ -111,7 +110,7 @@ def _events(panels: tuple[Axes, ...], rows: list[dict[str, Any]], events: list[d
         )
 
 
-def _smooth(values: Float[np.ndarray, " n"], reach: int = 10) -> Float[np.ndarray, " n"]:
+def smooth(values: Float[np.ndarray, " n"], reach: int = 10) -> Float[np.ndarray, " n"]:
     """Mean over so many steps on either side, fewer near an end, so that it never lags; steps without a number do not count."""
     place, known = np.arange(len(values)), np.isfinite(values)
     reaches = np.minimum(reach, np.minimum(place, place[::-1]))
@@ -124,11 +123,11 @@ def _smooth(values: Float[np.ndarray, " n"], reach: int = 10) -> Float[np.ndarra
     return np.where(counts > 0, totals(np.where(known, values, 0.0)) / np.maximum(counts, 1), np.nan)
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> Float[np.ndarray, " n"]:
+def column(rows: Sequence[dict[str, Any]], name: str) -> Float[np.ndarray, " n"]:
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
     """Complete lines; none where there is no file."""
     if not path.exists():
         return []

@@ -14,6 +14,7 @@ import tyro
 from jax.sharding import Mesh
 
 from atlas_jax.distributed.mesh import model_mesh
+from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.models.registry import RegisteredModel, registered
 from atlas_jax.training.muon import decayed_matrices, muon
 from atlas_jax.training.optim import adamw, cosine, wsd
@@ -63,8 +64,12 @@ class Settings:
     """Tokens per sequence. Default: the preset's context."""
     batch: int = 8
     """Sequences per step, over all devices and parts."""
+    needles: float = 0.0
+    """Share of the training windows that are texts with needles to find: tokens that come again, and what followed them."""
     chunks: Integers = ()
     """Chunks of the local memories, one each."""
+    chunks_from: Path | None = None
+    """Those that were decided on for this model and device: what the command memories.chunk_sets wrote."""
     config: tuple[str, ...] = ()
     """Other fields of the model's config, as NAME=VALUE."""
     tokenizer: str = "bytes"
@@ -91,6 +96,8 @@ class Settings:
     """Parts of the batch, one after the other."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of activations. Default: the preset's."""
+    polarisation: float = 0.0
+    """Largest weight of the loss that makes gates decide, of the first tenth of the steps; it falls to a hundredth. 0: none."""
     stage_two_chunks: Integers = ()
     """Chunks of a second stage: in turn where there is one local memory, else one for each. Default: no second stage."""
     stage_two_share: float = 0.05
@@ -128,8 +135,8 @@ def check(settings: Settings) -> None:
         (("steps", "batch", "accumulation", "evaluate_every", "evaluate_windows", "save_every"), 1, None, "1 or more"),
         (("length", "vocabulary", "devices"), 1, None, "1 or more"),
         (("seed",), 0, None, "0 or more"),
-        (("weight_decay",), 0, None, "0 or more"),
-        (("warmup", "decay", "floor", "stage_two_rate"), 0, 1, "0 to 1"),
+        (("weight_decay", "polarisation"), 0, None, "0 or more"),
+        (("warmup", "decay", "floor", "stage_two_rate", "needles"), 0, 1, "0 to 1"),
     )
     for names, least, most, expected in ranges:
         for name in names:
@@ -141,6 +148,8 @@ def check(settings: Settings) -> None:
             raise SettingsError(f"{flag(name)} is {getattr(settings, name)}, expected above 0")
     if not 0 < settings.held_out <= 0.5:
         raise SettingsError(f"--held-out is {settings.held_out}, expected above 0 and at most 0.5")
+    if settings.chunks and settings.chunks_from is not None:
+        raise SettingsError("--chunks and --chunks-from are both given, expected one of them")
     if settings.warmup + settings.decay > 1:
         raise SettingsError(
             f"--warmup and --decay are {settings.warmup} and {settings.decay}, expected at most 1 together"
@@ -155,7 +164,7 @@ def preset_of(settings: Settings) -> tuple[RegisteredModel, Any]:
     """The model and its config before any change.
 
     Raises:
-      SettingsError: there is no such model or preset; the message lists those there are.
+      SettingsError: there is no such model or preset, the message lists those there are; or it cannot do what is asked for.
     """
     models = registered()
     if settings.model not in models:
@@ -165,7 +174,20 @@ def preset_of(settings: Settings) -> tuple[RegisteredModel, Any]:
         raise SettingsError(
             f"--preset is {settings.preset!r}, expected one of {', '.join(model.PRESETS)} for --model {settings.model}"
         )
-    return model, model.PRESETS[settings.preset]
+    preset = model.PRESETS[settings.preset]
+    if settings.polarisation:
+        require_atlas("--polarisation", settings, preset)
+    return model, preset
+
+
+def require_atlas(option: str, settings: Settings, config: Any) -> None:
+    """Refuses an option that is about the memories of Atlas where the model is another.
+
+    Raises:
+      SettingsError: it names the option.
+    """
+    if not isinstance(config, AtlasConfig):
+        raise SettingsError(f"{option}: --model {settings.model} has no memories with gates, expected atlas")
 
 
 def configured(preset: Any, settings: Settings, *, vocabulary: int, length: int) -> Any:

@@ -1,4 +1,4 @@
-"""Text files, folders of them or shards of tokens, to windows by position; what is held out is never trained on."""
+"""Text files, folders of them or shards of tokens, to windows of both parts; what is held out is never trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from atlas_jax.data import Batches, ByteTokenizer, Packed, Tokenizer, load_tokenizer, train_bpe
+from atlas_jax.data import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from atlas_jax.training.runs.windows import Windows
 
 TEXT_SUFFIXES = (
     ".txt",
@@ -54,52 +55,6 @@ class Split(NamedTuple):
     held_out: list[Source]
     fingerprint: str
     by: str
-
-
-class Windows:
-    """Windows of `length + 1` tokens of some streams, at a stride of `length`, none over the end of a stream.
-
-    Neighbours share one token (the last target of one is the first input of the next). A stream may be a file that is mapped
-    into memory: only what is asked for is read. What a stream has left beyond its last whole window is left out, so that all
-    windows count the same number of targets.
-    """
-
-    def __init__(self, streams: Sequence[np.ndarray], length: int) -> None:
-        """Args: integer tokens [n] each, of any integer dtype; targets per window."""
-        long = [stream for stream in streams if len(stream) > length]
-        self._views = [np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length] for stream in long]
-        self._ends = np.cumsum([len(view) for view in self._views], dtype=np.int64)
-        self.length = length
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self._views else 0
-
-    def __getitem__(self, chosen: Int[np.ndarray, " b"]) -> Int[np.ndarray, "b t_plus_1"]:
-        """Copies of the windows of those numbers, int32."""
-        found = np.empty((len(chosen), self.length + 1), np.int32)
-        of = np.searchsorted(self._ends, chosen, side="right")
-        for stream in np.unique(of):
-            first = self._ends[stream] - len(self._views[stream])
-            found[of == stream] = self._views[stream][chosen[of == stream] - first]
-        return found
-
-    def spread(self, most: int) -> Int[np.ndarray, "n t_plus_1"]:
-        """All windows, or so many at equal distances from the first to the last."""
-        return self[np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))]
-
-
-class WindowBatches:
-    """The batches of a run by position, as those of `data.Batches`; no window is padded, so all rows are 0."""
-
-    def __init__(self, windows: Windows, batch: int, seed: int) -> None:
-        """Args: what to train on; windows per batch; seed of the order."""
-        nothing = np.empty((len(windows), 0), np.int32)  # `Batches` gives the order, the windows give the tokens
-        self._windows, self._order = windows, Batches(Packed(nothing, nothing), batch, seed)
-
-    def at(self, position: int) -> dict[str, Int[np.ndarray, "b t_plus_1"]]:
-        """Batch number `position`, from 0."""
-        tokens = self._windows[self._order.indices(position)]
-        return {"tokens": tokens, "rows": np.zeros_like(tokens)}
 
 
 class Tokens(NamedTuple):

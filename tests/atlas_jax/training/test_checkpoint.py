@@ -167,9 +167,31 @@ def test_a_process_stopped_before_the_acknowledgement_leaves_the_one_before(tmp_
         assert checkpoints.latest_step() == 2
 
 
-def test_a_full_disk_is_named_and_the_earlier_checkpoint_stays(tmp_path, monkeypatch):
+def test_a_removal_that_was_stopped_is_finished_and_its_name_is_free(tmp_path, monkeypatch):
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    def stop_within(folder):
+        (folder / "_CHECKPOINT_METADATA").unlink()  # by which it is known that a checkpoint was never acknowledged
+        raise KeyboardInterrupt
+
+    with Checkpointer(tmp_path) as checkpoints, monkeypatch.context() as patch:
+        checkpoints.save(1, some_state(1), {})
+        patch.setattr(checkpoint_module, "_write_sums", stop)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, some_state(2), {})
+        patch.setattr(shutil, "rmtree", stop_within)
+        with pytest.raises(KeyboardInterrupt):
+            Checkpointer(tmp_path)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(2, some_state(2), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_the_earlier_checkpoint_stays(tmp_path, monkeypatch, number):
     def full(folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     with Checkpointer(tmp_path) as checkpoints:
         checkpoints.save(1, some_state(1), {})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.distributed.mesh import model_mesh
-from atlas_jax.training.losses import cross_entropy
+from atlas_jax.training.losses import cross_entropy, weighted_mean
 
 BATCH, LENGTH, WIDTH, VOCABULARY = 4, 8, 3, 13  # neither 2 nor 4 devices divide the vocabulary
 RNG = np.random.default_rng(0)
@@ -108,3 +108,12 @@ def test_what_does_not_fit_is_refused_by_name():
         pytest.raises(ValueError, match="targets: axis batch is 3, expected a multiple of the mesh's data = 2 devices"),
     ):
         cross_entropy(x, weights, targets)
+
+
+def test_weights_of_a_batch_count_targets_and_parts_add_up_to_the_whole():
+    losses, weights = jnp.asarray(RNG.normal(size=(4, 6))), jnp.asarray(RNG.random((4, 6)))
+    whole = weighted_mean(losses, {"weights": weights})
+    np.testing.assert_allclose(whole, np.sum(np.asarray(losses) * np.asarray(weights)) / 24, rtol=1e-6)
+    parts = [weighted_mean(losses[rows], {"weights": weights[rows]}) for rows in (slice(0, 2), slice(2, 4))]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
+    np.testing.assert_allclose(weighted_mean(losses, {}), np.mean(losses), rtol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.training import Event, Telemetry
+from atlas_jax.training.telemetry import LogError
 
 
 def lines(path):
@@ -73,6 +74,17 @@ def test_resuming_without_a_file_starts_one_and_a_foreign_file_is_refused(tmp_pa
     assert [line["step"] for line in lines(tmp_path / "new.jsonl")] == [4]
     foreign = tmp_path / "notes.txt"
     foreign.write_text("my notes\n")
-    with pytest.raises(ValueError, match=r"notes\.txt, line 1: expected a JSON object with a step"):
+    with pytest.raises(LogError, match=r"notes\.txt, line 1: expected a JSON object with a step, found 'my notes"):
         Telemetry(foreign).resume_from(1)
     assert foreign.read_text() == "my notes\n"
+
+
+def test_what_cannot_be_written_is_told_once_and_is_not_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    with Telemetry(path) as telemetry:
+        record(telemetry, [1])
+        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+            telemetry.flush()
+        path.unlink()
+    assert not path.exists(), "written at the end although the first attempt had failed"

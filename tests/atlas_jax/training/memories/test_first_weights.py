@@ -15,14 +15,20 @@ from compiling import compiled
 
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
+from atlas_jax.training import adamw, init_state
+from atlas_jax.training.memories import first_weights
 from atlas_jax.training.memories.first_weights import (
     Calibration,
     ResetShock,
     calibrate,
+    main,
     reset_shock,
     settled_weights,
     with_first_weights,
 )
+from atlas_jax.training.runs.execution import execute
+from atlas_jax.training.runs.run import last_state, reopen, resolve
+from atlas_jax.training.runs.settings import Settings
 
 CONFIG = AtlasConfig(
     vocab_size=11, d_model=8, layers=1, heads=2, feed_forward=8, context=64, chunks=(2, 4), shard=8, global_chunk=8,
@@ -167,3 +173,64 @@ def test_what_cannot_be_calibrated_is_refused():
         settled_weights(CONFIG, parameters(), text(2, 5006))
     with pytest.raises(ValueError, match="sequences are 16 tokens, expected at least two shards of 8 and 1: 17"):
         reset_shock(CONFIG, parameters(), text(2, 16))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of a few steps, whose model has shards."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text.txt").write_text("".join(f"{n} and {n * n} are numbers.\n" for n in range(1500)))
+    changed = (
+        "d_model=8",
+        "layers=1",
+        "heads=1",
+        "feed_forward=8",
+        "rule=delta",
+        "network=linear",
+        "rate=0.3",
+        "shard=16",
+    )
+    common = {"chunks": (8,), "length": 64, "steps": 3, "batch": 4, "evaluate_windows": 8, "devices": 1}
+    execute(resolve(Settings(data=(folder / "text.txt",), config=changed, **common), folder / "run"))
+    return folder / "run"
+
+
+def test_the_command_measures_the_last_checkpoint_of_a_run(trained, capsys, monkeypatch):
+    assert main([str(trained)]) == 0
+    said, record = capsys.readouterr().out, json.loads((trained / "first_weights.json").read_text())
+    run = reopen(trained)
+    params = last_state(run).params
+    assert (record["step"], record["passed"]) == (3, True)
+    held_out = run.tokens.held_out.spread(157)  # of 64 tokens
+    expected = reset_shock(run.config, params, held_out).record()
+    assert record["trained"] == pytest.approx(expected)
+    text = run.tokens.train.spread(209)[:, :-1]  # of 64 tokens, 48 beyond the first shard: the least number for 10,000
+    assert (record["calibration_tokens"], record["held_out_tokens"]) == (text.size, len(held_out) * 64)
+    new = with_first_weights(run.config, params, settled_weights(run.config, params, text))
+    expected = reset_shock(run.config, new, held_out).record()
+    assert record["calibrated"] == pytest.approx(expected)
+    better = "trained" if record["kept"] else "calibrated"
+    assert f"step 3: {better} ones are better; their reset costs {record[better]['shock']:.2%}, below 5%" in said
+    monkeypatch.setattr(first_weights, "MOST_SHOCK", record[better]["shock"] - 1e-9)
+    assert main([str(trained)]) == 1
+    assert "expected below" in capsys.readouterr().out
+    assert json.loads((trained / "first_weights.json").read_text())["passed"] is False
+
+
+def test_the_command_says_in_one_line_what_it_cannot_measure(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(first_weights, "last_state", lambda run: init_state({}, adamw(), jax.random.key(0)))
+    text, folders = trained.parent / "text.txt", iter(range(9))
+
+    def said(**changed):
+        folder = tmp_path / str(next(folders))
+        if changed:
+            common = {"data": (text,), "length": 16, "steps": 1, "batch": 4, "evaluate_windows": 4}
+            resolve(Settings(**{**common, **changed}), folder)
+        assert main([str(folder)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "holds no run, expected the --out of one" in said()
+    assert "error: first_weights: --model transformer has no memories" in said(model="transformer", preset="micro-32")
+    assert "shard is None and chunks are (16,), expected local memories with a shard" in said(preset="micro")
+    assert "leave 0 after the first shard of 16, expected 10000" in said(config=("shard=16",))

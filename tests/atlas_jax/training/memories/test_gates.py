@@ -1,9 +1,7 @@
-"""Gates of memories in training: handed out by the same pass, pushed apart by a live loss, described, and watched."""
+"""Gates of memories in training: handed out by the same pass, pushed apart by a live loss, and described."""
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import replace
 from functools import cache, partial
 
@@ -19,17 +17,12 @@ from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.nn.memory import GATE_BIAS
 from atlas_jax.training import adamw, init_state, make_step
 from atlas_jax.training.memories.gates import (
-    GateCollapseError,
-    GateLimits,
-    GateWatch,
     gate_statistics,
     make_polarised_step,
     next_token_loss,
     polarisation,
     polarisation_weight,
     polarised,
-    report_gates,
-    watch_gates,
     with_gate_statistics,
 )
 
@@ -71,7 +64,7 @@ def passed(config):
 
 def batch_of(batch=2, length=9, seed=0):
     tokens = np.random.default_rng(seed).integers(0, TINY.vocab_size, (batch, length), dtype=np.int32)
-    return {"tokens": tokens, "rows": np.zeros_like(tokens)}
+    return {"tokens": tokens}
 
 
 @each_config
@@ -209,13 +202,11 @@ def test_the_loss_without_the_term_is_reported_and_lambda_is_that_of_the_state_s
         assert "task_loss" not in metrics
 
 
-def test_the_loss_of_padding_is_not_counted():
-    config = replace(TINY, layers=1, network="linear")
-    batch = batch_of()
-    batch["rows"][:, 5:] = -1
+def test_the_loss_is_that_of_every_token_but_the_first():
+    config, batch = replace(TINY, layers=1, network="linear"), batch_of()
     loss, _, _ = next_token_loss(config)(parameters(config), batch, jax.random.key(0))
-    logits, _ = atlas.apply(config, parameters(config), batch["tokens"][:, :4])
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][:, 1:5, None], axis=-1)
+    logits, _ = atlas.apply(config, parameters(config), batch["tokens"][:, :-1])
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][:, 1:, None], axis=-1)
     assert float(loss) == pytest.approx(-float(picked.mean()), rel=1e-5)
 
 
@@ -254,90 +245,6 @@ def test_statistics_are_those_of_numpy_by_kind_and_over_all():
     expected["gate_variance"] = np.mean([values.var() for values in joined.values()])
     expected["gate_std"] = expected["gate_variance"] ** 0.5
     chex.assert_trees_all_close(dict(found), {name: np.float32(value) for name, value in expected.items()}, rtol=1e-5)
-
-
-def watched(*seen, watch=None, limits=None):
-    """The watch after (step, variance, share polarised), and what it found."""
-    watch, findings = watch or GateWatch(), []
-    for step, variance, share in seen:
-        metrics = {
-            "gate_variance": np.float32(variance),
-            "gate_std": np.float32(variance**0.5),
-            "gate_polarised": share,
-        }
-        watch, found = watch_gates(limits or GateLimits(), watch, step, metrics)
-        findings += found
-    return watch, findings
-
-
-def test_a_healthy_run_passes_and_says_what_was_found():
-    """Figures of measured runs. Where gates have spread at the first look, as with polarisation, growth is not asked."""
-    _, findings = watched((1, 0.0003, 0.26), (100, 0.0918, 0.89), (500, 0.1202, 1.0), (1000, 0.1217, 1.0))
-    assert [(found.step, found.passed, found.fatal) for found in findings] == [
-        (100, True, False), (500, True, False), (1000, True, False),
-    ]  # fmt: skip
-    report_gates(findings)
-    assert "only where gates vary by less than 0.1" in findings[1].text
-    _, findings = watched((1, 0.0004, 0.26), (100, 0.0012, 0.3), (500, 0.0035, 0.34), (1000, 0.0075, 0.37))
-    assert [(found.step, found.passed, found.fatal) for found in findings] == [
-        (100, False, False), (500, True, False), (1000, True, False),
-    ]  # fmt: skip
-    report_gates(findings)
-
-
-def test_gates_that_do_not_spread_end_the_run():
-    _, findings = watched((100, 0.002, 0.3), (500, 0.0029, 0.3))
-    assert findings[-1].fatal
-    with pytest.raises(
-        GateCollapseError, match=r"step 500: gate variance is 0.00290, expected at least 1.5 times the 0.00200"
-    ):
-        report_gates(findings)
-
-
-@pytest.mark.parametrize("variance", [0.00009, float("nan")])
-def test_gates_that_are_all_the_same_end_the_run_after_the_first_look(variance):
-    assert watched((99, variance, 1.0))[1] == []
-    _, findings = watched((100, 0.1, 0.9), (101, variance, 1.0))
-    with pytest.raises(GateCollapseError, match=r"step 101: gates vary by .*, expected at least 0.01"):
-        report_gates(findings)
-
-
-def test_few_polarised_gates_are_logged_and_end_nothing(caplog):
-    _, findings = watched((100, 0.002, 0.3), (500, 0.01, 0.1), (1000, 0.01, 0.19))
-    with caplog.at_level(logging.INFO):
-        report_gates(findings)
-    levels = [(record.levelname, record.message.split(":")[0]) for record in caplog.records]
-    assert levels == [("WARNING", "step 100"), ("INFO", "step 500"), ("WARNING", "step 1000")]
-    assert "19% of gates are polarised, expected at least 20%" in caplog.text
-
-
-def test_a_look_now_and_then_sees_what_was_due_since_the_last_one():
-    watch, findings = watched((90, 0.001, 0.2), (140, 0.002, 0.3), (510, 0.0025, 0.3))
-    assert watch.variance == pytest.approx(0.002)
-    assert [(found.step, found.fatal) for found in findings] == [(140, False), (510, True)]
-
-
-def test_a_rollback_before_the_first_look_records_anew():
-    watch, _ = watched((100, 0.002, 0.3), (120, 0.002, 0.3))
-    watch, _ = watched((91, 0.002, 0.3), (100, 0.004, 0.3), watch=watch)
-    assert watch.variance == pytest.approx(0.004)
-
-
-def test_a_watch_that_began_late_says_so_and_ends_nothing():
-    _, findings = watched((500, 0.002, 0.5), watch=GateWatch(step=300))
-    assert not findings[0].passed
-    assert not findings[0].fatal
-    assert "the watch began later" in findings[0].text
-
-
-def test_a_watch_survives_json():
-    watch, _ = watched((100, 0.002, 0.3))
-    assert GateWatch(**json.loads(json.dumps(watch._asdict()))) == watch
-
-
-def test_limits_out_of_order_are_refused():
-    with pytest.raises(ValueError, match="GateLimits: steps 600, 500, 1000, expected each above the last"):
-        GateLimits(first=600)
 
 
 def test_polarised_adds_the_term_to_the_loss():

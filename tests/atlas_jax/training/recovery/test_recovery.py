@@ -311,13 +311,13 @@ def test_a_full_disk_is_warned_of_and_training_goes_on(tmp_path, caplog):
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_what_is_there(tmp_path):
-    with pytest.raises(RecoveryError) as raised:
+    with pytest.raises(CheckpointError) as raised:
         Outcome(tmp_path, checkpoints=FullDisk(tmp_path / "checkpoints", keep=5, full_at=range(18, 99)))
     message = str(raised.value)
     assert "step 36: cannot save" in message
     assert "no space left on the disk" in message
     assert "one after the other: 4; checkpoints that are there: [0, 6, 12]" in message
-    with pytest.raises(RecoveryError, match="step 60: cannot save"):
+    with pytest.raises(CheckpointError, match="step 60: cannot save"):
         Outcome(tmp_path, checkpoints=FullDisk(tmp_path / "checkpoints", keep=5, full_at=[60]))
     with pytest.raises(CheckpointError, match=r"cannot save .*/0: no space left"):
         Outcome(tmp_path / "new", checkpoints=FullDisk(tmp_path / "new" / "checkpoints", keep=5, full_at=[0]))

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_jax.data import ByteTokenizer, train_bpe
-from atlas_jax.training.runs.text_data import DataError, WindowBatches, Windows, count_bytes, encode, read
+from atlas_jax.training.needles.texts import NeedleError
+from atlas_jax.training.runs.text_data import DataError, count_bytes, encode, read
+from atlas_jax.training.runs.windows import KNOWN_FROM, WindowBatches, Windows
 
 LINES = [f"line {i} is {i * i} long\n" for i in range(400)]
 
@@ -124,7 +126,60 @@ def test_batches_are_addressed_by_position(tmp_path):
     epoch = np.concatenate([first.at(position)["tokens"] for position in range(len(tokens.train))])
     _, counts = np.unique(epoch, axis=0, return_counts=True)
     assert counts.sum() == 7 * len(tokens.train)
-    assert (first.at(0)["rows"] == 0).all()
+
+
+def test_a_share_of_the_windows_has_needles_whatever_was_read_before():
+    """Windows of one token alone, but for the end of the last, which needles push out: what else is in a text are they."""
+    stream = np.concatenate([np.zeros(40 * 64 + 36, np.uint16), np.arange(1, 30, dtype=np.uint16)])
+    windows, plain = Windows([stream], 64), Windows([stream[: 40 * 64]], 64)
+    batches = WindowBatches(windows, 10, seed=3, needles=0.3)
+    found = [batches.at(position) for position in range(60)]
+    tokens, weights = (np.concatenate([batch[name] for batch in found]) for name in ("tokens", "weights"))
+    repeated = (weights == 0).any(axis=1)
+    assert abs(repeated.mean() - 0.3) < 0.06
+    np.testing.assert_array_equal(repeated, (tokens == 1).sum(axis=1) > 1)  # 1 is the rarest token, the mark
+    np.testing.assert_allclose(weights.mean(axis=1), 1, rtol=1e-6)
+    assert (weights[~repeated] == 1).all()
+    for text, weight in zip(tokens[repeated], weights[repeated], strict=True):
+        assert (text[1:][weight > 0] != 1).all(), "what is learnt is no mark"
+    again = WindowBatches(windows, 10, seed=3, needles=0.3)
+    for position in (59, 7, 0):
+        for name, value in again.at(position).items():
+            np.testing.assert_array_equal(value, found[position][name])
+    other = np.concatenate([WindowBatches(windows, 10, seed=4, needles=0.3).at(i)["tokens"] for i in range(60)])
+    assert not np.array_equal(other, tokens)
+    assert WindowBatches(windows, 10, seed=3).at(0).keys() == {"tokens"}
+    with pytest.raises(NeedleError, match="1 different tokens, expected at least 3"):
+        WindowBatches(plain, 10, seed=3, needles=0.3)
+    with pytest.raises(NeedleError, match="a text has 13 tokens"):
+        WindowBatches(Windows([stream[-40:]], 12), 10, seed=3, needles=0.3)
+
+
+def test_rows_without_needles_are_those_of_a_run_without():
+    windows = Windows([np.arange(3000) % 50], 32)
+    some, none, all_ = (WindowBatches(windows, 8, seed=1, needles=share) for share in (0.5, 0.0, 1.0))
+    for position in range(20):
+        mixed, plain, needles = (batches.at(position)["tokens"] for batches in (some, none, all_))
+        taken = (mixed != plain).any(axis=1)
+        np.testing.assert_array_equal(mixed[~taken], plain[~taken])
+        np.testing.assert_array_equal(mixed[taken], needles[taken])
+
+
+def test_of_a_large_shard_little_is_read_to_know_its_tokens():
+    class Counted(Windows):
+        read = 0
+
+        def __getitem__(self, chosen):
+            self.read += len(chosen) * self.length
+            return super().__getitem__(chosen)
+
+    shard = np.zeros(2**24, np.uint16)
+    shard[:50], shard[-50:] = np.arange(50), np.arange(50, 100)
+    windows = Counted([shard[:3000], shard], 1024)
+    batches = WindowBatches(windows, 2, seed=0, needles=1.0)
+    assert 0 < windows.read <= KNOWN_FROM
+    assert len(np.unique(batches.at(5)["tokens"])) > 15
+    np.testing.assert_array_equal(windows.longest(60), [*range(50), *[0] * 10])
 
 
 @pytest.mark.parametrize("header", [False, True])

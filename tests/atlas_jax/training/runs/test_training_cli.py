@@ -15,7 +15,7 @@ import pytest
 from atlas_jax.training.__main__ import main
 from atlas_jax.training.runs import tensorboard
 from atlas_jax.training.runs.progress import Display, duration
-from atlas_jax.training.runs.run_plot import _smooth, draw
+from atlas_jax.training.runs.run_plot import draw, smooth
 
 SMALL = [
     "--model",
@@ -126,7 +126,7 @@ def test_rows_go_to_tensorboard_as_scalars(tmp_path, monkeypatch):
 def test_a_drawing_needs_a_step_and_bears_one_that_is_not_finite(tmp_path):
     with pytest.raises(ValueError, match="no line of metrics"):
         draw(tmp_path)
-    np.testing.assert_allclose(_smooth(np.array([np.nan, 1.0, np.nan, 3.0, 5.0]), reach=1), [np.nan, 1, 2, 4, 5])
+    np.testing.assert_allclose(smooth(np.array([np.nan, 1.0, np.nan, 3.0, 5.0]), reach=1), [np.nan, 1, 2, 4, 5])
     rows = [{"step": 1, "loss": None, "grad_norm": None, "learning_rate": 0.1, "stage": 1, "nonfinite": True}]
     rows += [{"step": 2, "loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.1, "stage": 2}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "lo')

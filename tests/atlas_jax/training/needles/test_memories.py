@@ -18,8 +18,8 @@ from atlas_jax.memory.one_step import OneStep
 from atlas_jax.memory.sequence import Beginning, MemoryConfig
 from atlas_jax.memory.tokens import Gates
 from atlas_jax.models import atlas
-from atlas_jax.training.needles import memory_needles as probe
-from atlas_jax.training.needles.memory_needles import Pairs
+from atlas_jax.training.needles import memories as probe
+from atlas_jax.training.needles.memories import Pairs
 
 WIDTH, COUNT = 128, 101  # more directions than pairs
 TINY = atlas.AtlasConfig(vocab_size=32, d_model=16, layers=1, heads=1, feed_forward=16, context=32)

@@ -1,4 +1,4 @@
-"""Needles in texts: how they are hidden, models that must find them and must not, and the hook that training calls."""
+"""Needles in texts: models that must find them and must not, and the hook that training calls."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import compiled
 from jaxtyping import Array, Int
 
 from atlas_jax.models import atlas, transformer
 from atlas_jax.training import Event
-from atlas_jax.training.needles.needle_map import draw_needle_map
-from atlas_jax.training.needles.needles import NeedleHook, NeedleTask, hide, known_tokens, make_probe
+from atlas_jax.training.needles.probe import NeedleHook, make_probe
+from atlas_jax.training.needles.texts import NeedleError, NeedleTask, alphabet
 
 VOCABULARY = 61
 STREAM = np.random.default_rng(0).integers(1, VOCABULARY, 3000)
-TASK = NeedleTask(lengths=(28, 80), depths=(0.0, 1.0), examples=8, reach=14)
+KNOWN = alphabet(STREAM)
+TASK = NeedleTask(lengths=(28, 80), depths=(0.0, 1.0), examples=8, key=2, reach=14)
 ROOM = 96
 
 
@@ -64,47 +64,10 @@ class PerfectRecall:
 CONFIG = SimpleNamespace(vocab_size=VOCABULARY, context=32)
 
 
-def hidden(task, stream, known, length):
-    """Texts by key and depth, as NumPy arrays."""
-    program = compiled(partial(hide, task, stream, known, length=length))
-    return lambda seed, depth: jax.device_get(program(jax.random.key(seed), depth=np.float32(depth)))
-
-
-def test_a_needle_lies_at_its_depth_in_a_stretch_of_the_stream():
-    task = NeedleTask(examples=5, key=2, value=2, distractors=0)
-    texts = hidden(task, STREAM, known_tokens(STREAM), 40)
-    for depth in (0.0, 0.3, 1.0):
-        place = round(depth * task.hay(40))
-        for text, answer in zip(*texts(1, depth), strict=True):
-            body, question = text[:-3], text[-3:]
-            needle = body[place : place + 4]
-            np.testing.assert_array_equal(needle[:3], question)
-            np.testing.assert_array_equal(needle[2:], answer)
-            assert len(set(needle)) == 4
-            hay = np.delete(body, range(place, place + 4))
-            stretches = np.lib.stride_tricks.sliding_window_view(STREAM, len(hay))
-            assert np.any(np.all(stretches == hay, axis=1))
-
-
-def test_other_needles_lie_beside_it_whole_and_texts_follow_from_the_key():
-    hay, known = np.zeros(200, np.int32), np.arange(1, 20, dtype=np.int32)
-    texts = hidden(NeedleTask(examples=16, key=2, value=1, distractors=2), hay, known, 30)
-    found = texts(2, 0.5)
-    for text, (answer,) in zip(*found, strict=True):
-        body, question = text[:-2], text[-2:]
-        (start,) = (i for i in range(len(body)) if np.array_equal(body[i : i + 2], question))
-        assert body[start + 2] == answer
-        assert len(set(body[body > 0])) == (body > 0).sum() == 9
-        runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], body > 0, [0]]))))[::2]
-        assert all(run % 3 == 0 for run in runs)
-    np.testing.assert_array_equal(found.tokens, texts(2, 0.5).tokens)
-    assert not np.array_equal(found.tokens, texts(3, 0.5).tokens)
-
-
 def test_a_model_that_recalls_finds_all_and_without_memory_only_what_is_near():
     """80 tokens are more than two contexts; the last 14 hold the needle only where it is the last thing before the question."""
     model = PerfectRecall()
-    metrics = jax.device_get(make_probe(model, CONFIG, STREAM, TASK, jax.random.key(0))({}))
+    metrics = jax.device_get(make_probe(model, CONFIG, STREAM, KNOWN, TASK, 0)({}))
     np.testing.assert_array_equal(metrics["niah_map"], np.ones((2, 2)))
     np.testing.assert_array_equal(metrics["niah_control_map"][:, 0], 0)
     np.testing.assert_array_equal(metrics["niah_control_map"][:, 1], 1)
@@ -113,19 +76,19 @@ def test_a_model_that_recalls_finds_all_and_without_memory_only_what_is_near():
 
 
 def test_a_model_that_forgets_before_the_question_fails():
-    metrics = make_probe(PerfectRecall(forgets=True), CONFIG, STREAM, TASK, jax.random.key(0))({})
+    metrics = make_probe(PerfectRecall(forgets=True), CONFIG, STREAM, KNOWN, TASK, 0)({})
     assert metrics["niah_accuracy"] < 0.2
 
 
 def test_a_text_that_is_read_whole_anyway_is_its_own_control():
-    task = NeedleTask(lengths=(28,), depths=(0.0,), examples=4)
-    metrics = make_probe(PerfectRecall(), CONFIG, STREAM, task, jax.random.key(0))({})
+    task = NeedleTask(lengths=(28,), depths=(0.0,), examples=4, key=2)
+    metrics = make_probe(PerfectRecall(), CONFIG, STREAM, KNOWN, task, 0)({})
     assert metrics["niah_accuracy"] == metrics["niah_control"] == 1
 
 
 def test_probes_repeat_themselves_and_trace_once():
     model = PerfectRecall()
-    probe = make_probe(model, CONFIG, STREAM, TASK, jax.random.key(0))
+    probe = make_probe(model, CONFIG, STREAM, KNOWN, TASK, 0)
     first, traced = probe({}), model.traced
     second = probe({})
     assert model.traced == traced
@@ -155,7 +118,7 @@ ATLAS = atlas.AtlasConfig(
 def test_untrained_models_answer_by_chance(model, config):
     task = NeedleTask(lengths=(32,), depths=(0.0, 0.5), examples=64)
     params = model.init(config, jax.random.key(0))
-    metrics = jax.device_get(make_probe(model, config, STREAM, task, jax.random.key(0))(params))
+    metrics = jax.device_get(make_probe(model, config, STREAM, KNOWN, task, 0)(params))
     assert metrics["niah_accuracy"] < 0.15  # chance is 1 of 60
     assert metrics["niah_control"] < 0.15
     if model is atlas:
@@ -169,7 +132,7 @@ def test_what_a_probe_of_memories_tells_beside():
     task = NeedleTask(lengths=(32, 64), depths=(0.0, 0.5, 1.0), examples=2)
     told = {}
     for shard in (None, 64):
-        probe = make_probe(atlas, replace(ATLAS, shard=shard), STREAM, task, jax.random.key(0))
+        probe = make_probe(atlas, replace(ATLAS, shard=shard), STREAM, KNOWN, task, 0)
         told[shard] = jax.eval_shape(probe, params)
         assert told[shard]["niah_map"].shape == told[shard]["niah_control_map"].shape == (2, 3)
     memory = {f"niah_memory_{name}" for name in ("cosine", "written", "before", "success")}
@@ -177,28 +140,13 @@ def test_what_a_probe_of_memories_tells_beside():
     assert all(told[None][name].shape == () for name in memory)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"key": 0}, "NeedleTask.key is 0, expected at least 1"),
-        ({"distractors": -1}, "NeedleTask.distractors is -1"),
-        ({"depths": (0.5, 1.5)}, "NeedleTask.depths holds 1.5"),
-        ({"depths": ()}, "NeedleTask.depths is"),
-        ({"lengths": (64, 32)}, "rising"),
-        ({"lengths": (19,)}, "NeedleTask.lengths holds 19, expected at least 20"),
-        ({"reach": 2}, "NeedleTask.reach is 2, expected at least the 3 tokens"),
-    ],
-)
-def test_tasks_that_make_no_sense_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        NeedleTask(**changes)
-
-
 def test_streams_that_are_too_short_or_too_uniform_are_refused_before_training():
-    with pytest.raises(ValueError, match="the stream has 40 tokens, expected at least the 61"):
-        make_probe(PerfectRecall(), CONFIG, STREAM[:40], TASK, jax.random.key(0))
-    with pytest.raises(ValueError, match="2 different tokens, expected at least 16 for 4 needles"):
-        make_probe(PerfectRecall(), CONFIG, np.arange(400) % 2, TASK, jax.random.key(0))
+    with pytest.raises(ValueError, match="the stream has 40 tokens, expected at least the 61 "):
+        make_probe(PerfectRecall(), CONFIG, STREAM[:40], KNOWN, TASK, 0)
+    with pytest.raises(ValueError, match="there are 2 symbols, expected at least 12 for 4 needles"):
+        make_probe(PerfectRecall(), CONFIG, STREAM, KNOWN._replace(symbols=KNOWN.symbols[:2]), TASK, 0)
+    with pytest.raises(NeedleError, match="the context is 2, expected at least the 3 tokens of a question"):
+        make_probe(PerfectRecall(), SimpleNamespace(context=2), STREAM, KNOWN, TASK, 0)
 
 
 class Later:
@@ -248,13 +196,3 @@ def test_answers_that_are_no_number_are_a_failure(caplog):
     with NeedleHook(1, lambda params: nan, lambda event: None) as hook:
         hook(Event(1, SimpleNamespace(params={}), {}))
     assert len(caplog.messages) == 1
-
-
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_map_is_drawn(tmp_path, ending):
-    path, shares = tmp_path / "maps" / f"needles.{ending}", np.array([[1.0, 0.4, 0.0]], np.float32)
-    draw_needle_map(path, shares, 0 * shares, lengths=(64,), depths=(0.0, 0.5, 1.0), trained=32)
-    content = path.read_bytes()
-    assert content.startswith(b"\x89PNG") if ending == "png" else b"all read: 47 %" in content
-    with pytest.raises(ValueError, match=r"right has shape \(1, 3\), expected \(2, 3\)"):
-        draw_needle_map(path, shares, shares, lengths=(64, 128), depths=(0.0, 0.5, 1.0))

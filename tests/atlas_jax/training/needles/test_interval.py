@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from atlas_jax.training.needles.probe_interval import (
+from atlas_jax.training.needles.interval import (
     IntervalError,
     choose_interval,
     measure_interval,
