@@ -65,9 +65,38 @@ def short_convolution(
     width, length = kernel.shape[0], x.shape[1]
     before = init_past(x.shape[0], width, x.shape[2]).astype(x.dtype) if past is None else past
     inputs = jnp.concatenate([before, x], axis=1)
-    wide = inputs.astype(sum_dtype(x.dtype))  # before it is sliced: the gradient adds its w parts up in float32 too
+    return _weighted(inputs, kernel), inputs[:, length:]
+
+
+@jax.custom_vjp
+def _weighted(inputs: Float[Array, "b s d"], kernel: Float[Array, "w d"]) -> Float[Array, "b t d"]:
+    """The sums at all places that have w - 1 inputs before them."""
+    width = kernel.shape[0]
+    length = inputs.shape[1] - width + 1
+    wide = inputs.astype(sum_dtype(inputs.dtype))
     factors = kernel.astype(wide.dtype)[:, None, None, :]
     y = factors[0] * wide[:, width - 1 :]
     for j in range(1, width):
         y = y + factors[j] * wide[:, width - 1 - j : width - 1 - j + length]
-    return y.astype(x.dtype), inputs[:, length:]
+    return y.astype(inputs.dtype)
+
+
+def _forward(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _weighted(inputs, kernel), (inputs, kernel)
+
+
+def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    """Shifts the cotangent and not the inputs: XLA would keep a copy of those for each shift from the forward pass on."""
+    inputs, kernel = saved
+    (width, _), size, dtype = kernel.shape, inputs.shape[1], sum_dtype(inputs.dtype)
+    padded = jnp.pad(cotangent.astype(dtype), ((0, 0), (width - 1, width - 1), (0, 0)))
+    shifted = [padded[:, j : j + size] for j in range(width)]  # of y_t at the place of x_{t-j}
+    factors, x = kernel.astype(dtype)[:, None, None, :], inputs.astype(dtype)
+    of_inputs = factors[0] * shifted[0]
+    for j in range(1, width):
+        of_inputs = of_inputs + factors[j] * shifted[j]
+    of_kernel = jnp.stack([jnp.sum(x * one, axis=(0, 1)) for one in shifted])
+    return of_inputs.astype(inputs.dtype), of_kernel.astype(kernel.dtype)
+
+
+_weighted.defvjp(_forward, _backward)

@@ -152,3 +152,11 @@ def test_wrong_input_is_refused_by_name(changes, message):
             jnp.asarray(arguments["x"], arguments["dtype"]),
             *on_device((arguments["kernel"], arguments["past"]), jnp.float32),
         )
+
+
+def test_the_derivative_keeps_the_inputs_once():
+    """And not a copy for each factor."""
+    x, kernel = on_device(drawn(), jnp.float32)
+    _, backward = jax.vjp(lambda x, kernel: short_convolution(x, kernel)[0], x, kernel)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept < 2 * x.size
