@@ -37,6 +37,7 @@ DONE, DIVERGED, BAD_INPUT = 0, 1, 2
 COMMAND = "python -m atlas_jax.training"
 CHECKED, HEALTHY = 50, 200  # steps whose losses are read together, and without a fault until a checkpoint is healthy
 ROLLBACKS = "rollbacks.jsonl"
+FOUND = 0.8  # of the needles, in a run that trains on such texts
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,21 @@ class Options(Settings):
     """Trains a model on text. Stopped at any moment, the same command goes on.
 
     A loss that leaves its course, and numbers that are not finite, take it back to the last healthy checkpoint.
-    Exit codes: 0 trained to the last step, 1 diverged or gates that died, 2 bad input or a full disk, 130 interrupted,
-    143 terminated.
+    Exit codes: 0 trained to the last step, 1 diverged or gates that died, 2 bad input or a full
+    disk, 130 interrupted, 143 terminated.
     """
 
     out: Path = Path("runs/atlas")
     """Folder of the run: its settings, tokenizer and checkpoints, and as JSON lines metrics, held_out, events, rollbacks."""
     recovery: Literal["skip", "slow", "none"] = "skip"
-    """After going back: pass over the batches in between, or take them again at half the rate. None: never go back, and stop
-    only at numbers that are not finite."""
+    """After going back: pass over the batches in between, or take them again at half the rate.
+    None: never go back, and stop only at numbers that are not finite."""
     probe_every: int | None = None
-    """Steps between two looks for needles in texts; the last step is one too. 0: never. Default: measured when the run
-    begins, so that they take less than a hundredth of the time, and kept in probe_interval.json."""
+    """Steps between two looks for needles in texts; the last step is one too. 0: never.
+    Default: measured when the run begins, to take less than a hundredth of the time, and kept in probe_interval.json."""
     watch_gates: bool = False
-    """End a run whose gates have died: they are the same for all tokens, or do not spread from step 100 to 500 (10 % and 50 % of
-    a run shorter than 1000)."""
+    """End a run whose gates have died: they are the same for all tokens, or do not spread from step 100 to 500
+    (10 % and 50 % of a run shorter than 1000)."""
     plot: bool = False
     """Draw the run as run.png in that folder, and where needles were found as needles.png."""
     tensorboard: bool = False
@@ -114,7 +115,10 @@ def _train(options: Options, errors: Console, interrupts: Interrupts) -> None:
         probing = None if options.probe_every == 0 else probing_of(run, options.probe_every, display.say)
 
         def through(log: Hook) -> Hook:
-            return log if probing is None else opened.enter_context(NeedleHook(*probing, log, last=settings.steps))
+            if probing is None:
+                return log
+            bound = FOUND if settings.needles > 0 else 0.0  # who does not train on needles expects none to be found
+            return opened.enter_context(NeedleHook(*probing, log, bound=bound, last=settings.steps))
 
         def restored(step: int, extra: dict[str, Any]) -> None:
             write_rollbacks(options.out / ROLLBACKS, extra)

@@ -20,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from atlas_jax.training.whole_file import write_whole
+
 _log = logging.getLogger(__name__)
 _SUMS = "sums.json"  # the last file written: a checkpoint without it was never acknowledged
 _PARTIAL = ".orbax-checkpoint-tmp"
@@ -32,11 +34,16 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message names its path."""
 
 
+class LayoutError(CheckpointError):
+    """A checkpoint is whole, but of another model or optimizer; the message lists what differs."""
+
+
 class Checkpointer:
     """The newest `keep` checkpoints of one run and its newest healthy one, in a directory of its own; one process writes.
 
     A save returns once it is on disk. It is written beside and renamed, and old ones go last, so that whatever moment a
-    process is killed at leaves the latest acknowledged checkpoint whole; the next `Checkpointer` removes the remains.
+    process is killed at leaves the latest acknowledged checkpoint whole; the next save removes the remains. What only reads
+    changes nothing, so that a run can be looked at while it trains.
 
     On disk the leaves are one vector of bytes: Orbax pays about a millisecond a leaf, and a small model with its Adam
     moments has a hundred; and of several arrays whose writes fail together it would tell all but one in the middle of the
@@ -44,14 +51,11 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2) -> None:
-        """Args: folder, made if missing; how many checkpoints stay, 2 or more to survive a damaged one."""
+        """Args: folder, made by the first save; how many checkpoints stay, 2 or more to survive a damaged one."""
         if keep < 1:
             raise ValueError(f"Checkpointer: keep={keep}, expected 1 or more")
         self._directory = Path(directory).absolute()
         self.keep = keep
-        with _as_checkpoint_error("cannot open", self._directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._remove_partial()
         with _quiet():
             self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
@@ -93,9 +97,7 @@ class Checkpointer:
         path = self._existing("amend", step)
         text = json.dumps(extra)
         with _as_checkpoint_error("cannot amend", path):
-            written = path / (_AMENDED + ".tmp")
-            written.write_text(f"{zlib.crc32(text.encode())}\n{text}", encoding="utf-8")
-            written.replace(path / _AMENDED)
+            write_whole(path / _AMENDED, f"{zlib.crc32(text.encode())}\n{text}")
 
     def abandon_after(self, step: int) -> None:
         """Removes the checkpoints later than `step`, newest first: they belong to a course that is given up."""
@@ -123,6 +125,7 @@ class Checkpointer:
         )
         try:
             with _quiet(), _as_checkpoint_error("cannot save", path):
+                self._remove_partial()
                 for later in (s for s in self.steps() if s >= step):
                     self._discard(later)
                 self._orbax.save(path, args=items)
@@ -145,7 +148,7 @@ class Checkpointer:
           (state, extra, step), or None when the directory holds no checkpoint.
 
         Raises:
-          ValueError: the checkpoint is of a different structure, shape or dtype; the message lists what differs.
+          LayoutError: the checkpoint is of a different structure, shape or dtype; the message lists what differs.
           CheckpointError: none can be read, or not the one at `step`.
         """
         if step is not None:
@@ -154,6 +157,8 @@ class Checkpointer:
         for candidate in reversed(steps):
             try:
                 return self._read(template, candidate)
+            except LayoutError:
+                raise
             except CheckpointError as error:
                 _log.warning("%s; going back to the checkpoint before it", error)
         if steps:
@@ -273,15 +278,15 @@ def _check_layout(saved: dict[str, str], expected: dict[str, str], path: Path) -
     ]
     if differences:
         shown = "; ".join(differences[:8]) + ("; …" if len(differences) > 8 else "")
-        raise ValueError(f"{path}: checkpoint of another model or optimizer, {len(differences)} leaves differ: {shown}")
+        raise LayoutError(
+            f"{path}: checkpoint of another model or optimizer, {len(differences)} leaves differ: {shown}"
+        )
 
 
 def _write_sums(folder: Path) -> None:
     """Records size and CRC-32 of every file: Orbax itself notices neither a flipped bit nor, cleanly, a cut file."""
     sums = {str(file.relative_to(folder)): _sum(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    written = folder / (_SUMS + ".tmp")
-    written.write_text(json.dumps(sums), encoding="utf-8")
-    written.replace(folder / _SUMS)
+    write_whole(folder / _SUMS, json.dumps(sums))
 
 
 def _check_sums(folder: Path) -> None:

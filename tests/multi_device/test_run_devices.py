@@ -22,10 +22,10 @@ from atlas_jax.training.runs.run import KEPT, reopen, resolve
 pytestmark = pytest.mark.slow
 TIMES = ("time", "tokens_per_second")
 # The rule that compiles soonest; stage two begins after 6 of 12 steps and takes chunks 2 and 4 in turn.
-RUN = ["--steps", "12", "--batch", "8", "--accumulation", "2", "--length", "16", "--rate", "1e-2", "--probe-every", "0"]
+RUN = ["--steps", "12", "--batch", "8", "--accumulation", "2", "--length", "32", "--rate", "1e-2", "--probe-every", "0"]
 RUN += ["--stage-two-chunks", "2,4", "--stage-two-share", "0.5", "--save-every", "4", "--evaluate-every", "6"]
 RUN += ["--evaluate-windows", "8", "--config", "d_model=16", "layers=1", "heads=1", "feed_forward=16", "rule=delta"]
-RUN += ["network=linear", "rate=0.5"]
+RUN += ["network=linear", "rate=0.5", "--needles", "0.5", "--polarisation", "1"]
 # Four devices add the gradients of a batch in another order: about 1e-7 of a gradient. Adam divides by its size, so where a
 # gradient is nearly 0 the step of at most the rate, 1e-2, differs by more than that share of itself.
 ORDER_OF_SUMS = 2e-4

@@ -11,26 +11,33 @@ from atlas_jax.training.memories.chunk_sets import BASELINE, Decision
 from atlas_jax.training.needles.interval import CANDIDATES, MOST, ProbeInterval
 
 
-def chunk_gate(decision: Decision) -> Gate:
-    """G2-1: a set of chunks is locked, as it trains at least five times as fast as chunks of 8 alone.
+def chunk_gate(decision: Decision, trained: tuple[int, ...]) -> Gate:
+    """G2-1: a set of chunks is locked, as it trains at least five times as fast as chunks of 8 alone, and trained with.
 
     Args:
       decision: as measured on the machine at hand.
+      trained: chunks of the run's local memories.
     """
     reasons = list(dict.fromkeys(row.reason for row in decision.rows if row.reason is not None))
     why = f" ({'; '.join(reasons)})" if reasons and decision.chunks is None else ""
+    if decision.chunks not in (None, trained):
+        why = f"; the run trained with {list(trained)} instead"
     return Gate(
         "G2-1",
         "chunk sets",
-        passed=decision.chunks is not None,
+        passed=decision.chunks == trained,
         measured={
             "verdict": decision.verdict,
             "chosen": decision.chosen,
+            "trained": list(trained),
             "rows": [row._asdict() for row in decision.rows],
             "measured": decision.measured,
             "machine": decision.machine,
         },
-        expected=f"the fastest of three trains at least {decision.least_ratio:g} times the tokens a second of {BASELINE} alone",
+        expected=(
+            f"the fastest of three trains at least {decision.least_ratio:g} times the tokens a second of {BASELINE} alone, and "
+            "the run with it"
+        ),
         text=decision.verdict + why,
     )
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from atlas_jax.models import atlas
+from atlas_jax.models.atlas import AtlasConfig
+from atlas_jax.nn.memory import CONVOLUTION
 from atlas_jax.training.gates_report.gate import Gate
 
 Row = dict[str, Any]
@@ -21,9 +24,13 @@ _NOT_FINITE = re.compile(r"\bis \S*(nan|inf)")  # what a rollback saw, in words
 
 
 def crashes(events: Sequence[Row]) -> int:
-    """How often a run was taken up again that had neither been finished nor interrupted and saved."""
+    """How often a run was taken up again that had neither been finished nor interrupted and saved.
+
+    One that was killed before its first checkpoint starts once more, and that counts too.
+    """
     told = [row["event"] for row in events if row["event"] in ("start", "resume", "interrupted", "finished")]
-    return sum(now == "resume" and before in ("start", "resume") for before, now in pairwise(told))
+    begun = ("start", "resume")
+    return sum(now in begun and before in begun for before, now in pairwise(told))
 
 
 def steps_gate(metrics: Sequence[Row], rollbacks: Sequence[Row], events: Sequence[Row], steps: int) -> Gate:
@@ -61,14 +68,31 @@ def steps_gate(metrics: Sequence[Row], rollbacks: Sequence[Row], events: Sequenc
     )
 
 
+def reach(config: AtlasConfig) -> int:
+    """Tokens before a token that can tell on it by way of anything but a memory, through all layers.
+
+    Args:
+      config: of the model.
+
+    Returns:
+      layers x (window - 1) of attention and layers x (width - 1) of convolutions, of what its blocks have: an upper bound for
+      "gate", where both stand side by side. Segments of "context" are cut at the same places in all layers, and what is in one
+      stays in it; it has no convolution.
+    """
+    if config.block == "context":
+        return atlas.memories(config)[0].chunk - 1
+    attention = 0 if config.block == "memory" else config.window - 1
+    return config.layers * (attention + CONVOLUTION - 1)
+
+
 def far(lengths: Sequence[int], hay: Sequence[int], depths: Sequence[float], reach: int) -> np.ndarray:
-    """[length, depth]: whether a needle lies further before the question than the control reads.
+    """[length, depth]: whether a needle lies further before the question than can be read without a memory.
 
     Args:
       lengths: of texts, tokens.
       hay: tokens of the stream in each.
       depths: of the needle, shares of the hay.
-      reach: tokens that the control reads.
+      reach: of attention and convolutions, or of the control if it reads more; tokens.
     """
     # Other needles may lie in between: counting hay alone errs to the near side.
     distance = (1 - np.asarray(depths))[None, :] * np.asarray(hay, np.float64)[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,16 @@ from jaxtyping import PyTree
 
 from atlas_jax.training.checkpoint import Checkpointer
 from atlas_jax.training.gates_report.gate import Gate
-from atlas_jax.training.loop import Hook
+from atlas_jax.training.loop import Event, Hook
 from atlas_jax.training.recovery.faults import CorruptBatches, nonsense
 from atlas_jax.training.recovery.recovery import Recovery, RecoveryError, loop_with_recovery
 from atlas_jax.training.recovery.rollback import rollbacks
 from atlas_jax.training.runs.execution import execute
-from atlas_jax.training.runs.run import CHECKPOINTS, KEPT, Run
+from atlas_jax.training.runs.run import CHECKPOINTS, Run
 from atlas_jax.training.runs.run_log import Sink
 from atlas_jax.training.state import TrainState
+
+Restored = Callable[[int, dict[str, Any]], None]
 
 WORSE = 0.01  # of the held-out loss, relative, that may be left of the fault
 
@@ -51,7 +53,7 @@ class Rehearsed(NamedTuple):
       fired: completed steps when it did; None: it did not.
       seen: what it saw, in words; of a run that ended, why.
       restored: completed steps of the checkpoint that it went back to.
-      healthy: whether that is marked so.
+      healthy: whether that was marked so when it was gone back to.
       times: of going back.
       before, after: held-out loss before the fault and at the end, nats a token; None: not come to.
       losses, held_out: [step, loss] in the order in which they were seen, so that steps repeat after the return.
@@ -97,11 +99,21 @@ def rehearse(
     step, position = int(state.step), int(state.position)
     began = -(-(step + plan.lead) // plan.every) * plan.every
     first, end = position + began - step, began + plan.after
-    restored: list[dict[str, Any]] = []  # of the start, then of every return
+    returns: list[tuple[dict[str, Any], bool]] = []  # extra, and whether healthy, of the start, then of every return
 
     def corrupt(batch: PyTree) -> PyTree:
         """Other tokens alone: a weight that is no number would be noticed as such, and no spike."""
-        return {**batch, "tokens": nonsense(batch["tokens"])} if len(restored) == 1 else batch
+        return {**batch, "tokens": nonsense(batch["tokens"])} if len(returns) == 1 else batch
+
+    def drive(*args: Any, checkpoints: Checkpointer, restored: Restored, **options: Any) -> Iterator[Event]:
+        """Asks whether a checkpoint is healthy when it is gone back to: later it may have been superseded."""
+
+        def noted(step: int, extra: dict[str, Any]) -> None:
+            returns.append((extra, step in checkpoints.healthy_steps()))
+            restored(step, extra)
+
+        options |= {"checkpoints": checkpoints, "restored": noted, "recovery": recovery}
+        return loop_with_recovery(*args, **options)
 
     losses, held_out = [], []
 
@@ -123,23 +135,20 @@ def rehearse(
             continued,
             hooks=hooks,
             sinks=[keep, *sinks],
-            drive=partial(loop_with_recovery, recovery=recovery),
-            restored=lambda step, extra: restored.append(extra),
+            drive=drive,
             interrupted=interrupted,
         )
     except RecoveryError as error:
         ended = str(error)
-    known = set(rollbacks(restored[0]))
-    mine = [record for record in rollbacks(restored[-1]) if record not in known]
-    with Checkpointer(folder / CHECKPOINTS, keep=KEPT) as checkpoints:
-        healthy = checkpoints.healthy_steps()
+    known = set(rollbacks(returns[0][0]))
+    mine = [record for record in rollbacks(returns[-1][0]) if record not in known]
     return Rehearsed(
         began=began,
         bound=plan.bound,
         fired=mine[0].fired if mine else None,
         seen=ended or (mine[0].seen if mine else "nothing"),
         restored=mine[0].restored if mine else None,
-        healthy=bool(mine) and mine[0].restored in healthy,
+        healthy=bool(mine) and returns[1][1],
         times=len(mine),
         before=next((loss for at, loss in held_out if at == began), None),
         after=next((loss for at, loss in reversed(held_out) if at == end), None),

@@ -17,17 +17,17 @@ from atlas_jax.data import ByteTokenizer
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.training.gates_report import cost, course, decoding, rehearsal, resets
 from atlas_jax.training.gates_report.gate import Gate, summary
-from atlas_jax.training.gates_report.settings import Defaults, Options, in_two_stages, run_settings
+from atlas_jax.training.gates_report.settings import Defaults, Options, in_two_stages, run_settings, with_chunks
 from atlas_jax.training.gates_report.training import Trained, train
 from atlas_jax.training.machine import machine
 from atlas_jax.training.memories.chunk_sets import (
     Decision,
-    TrainingSpeed,
     decide,
     locked_chunks,
     read_decision,
     write_decision,
 )
+from atlas_jax.training.memories.training_speed import TrainingSpeed
 from atlas_jax.training.runs.probes import task_of
 from atlas_jax.training.runs.progress import Display, duration
 from atlas_jax.training.runs.run import Run, resolve
@@ -99,7 +99,7 @@ def phase_two(options: Options, out: Path, screen: Screen, defaults: Defaults) -
     screen.at(1, 5, "chunk sets: four models are timed, a minute or two each on a CPU")
     decision = _decision(settings, out, screen, defaults.timed)
     if not settings.chunks and decision.chunks is not None:
-        settings = replace(settings, chunks=locked_chunks(decision))
+        settings = with_chunks(settings, locked_chunks(decision))
     trained = _trained(settings, out, screen, 2, 5)
     screen.at(3, 5, f"a rollback rehearsed: {_rehearsal_left(trained, defaults)}")
     rehearsed = None if trained.ended else _rehearsed(trained, out, screen, defaults.rehearsal)
@@ -110,7 +110,7 @@ def phase_two(options: Options, out: Path, screen: Screen, defaults: Defaults) -
     at_shards = resets.gradient_gate(config, params, texts)
     of_probes = cost.probe_gate(trained.decision, trained.metrics, trained.probes, _tokens_of_step(trained.run))
     gates = [
-        cost.chunk_gate(decision),
+        cost.chunk_gate(decision, trained.run.config.chunks),
         of_probes,
         at_resets,
         course.steps_gate(trained.metrics, trained.rollbacks, trained.events, settings.steps),
@@ -213,7 +213,7 @@ def _decision(settings: Settings, out: Path, screen: Screen, timed: int) -> Deci
         )
         return found
 
-    found = decide(config, measure, measured=measured)
+    found = decide(config, measure, length=speed.length, measured=measured)
     write_decision(found, path)
     screen.say(f"  {found.verdict}")
     return found
@@ -244,8 +244,10 @@ def _rehearsal_left(trained: Trained, defaults: Defaults) -> str:
 
 
 def _rehearsed(trained: Trained, out: Path, screen: Screen, plan: rehearsal.Plan) -> rehearsal.Rehearsed:
-    """What was found before with this run and plan, else found now."""
-    path, about = out / RUN / EVIDENCE, {"step": int(trained.state.step), "plan": asdict(plan)}
+    """What was found before with this very run and this plan, else found now."""
+    path = out / RUN / EVIDENCE
+    # No two runs took their last step at the same time.
+    about = {"step": int(trained.state.step), "time": trained.metrics[-1]["time"], "plan": asdict(plan)}
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["about"] == about:
@@ -284,5 +286,7 @@ def _needles(trained: Trained, gate: str) -> Gate:
     if last and "niah_map" in last[0]:
         cut = {name: last[0][name][: len(lengths)] for name in ("niah_map", "niah_control_map")}
         row = last[0] | cut
-    is_far = course.far(lengths, [task.hay(length) for length in lengths], task.depths, run.config.window)
+    # The control reads a window, also of a model that attends to none.
+    read = max(course.reach(run.config), run.config.window, task.asked)
+    is_far = course.far(lengths, [task.hay(length) for length in lengths], task.depths, read)
     return course.needles_gate(row, is_far, examples=task.examples, context=context, lengths=lengths, gate=gate)

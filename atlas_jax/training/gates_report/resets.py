@@ -18,7 +18,7 @@ from atlas_jax.models.atlas import AtlasConfig, AtlasState
 from atlas_jax.training.gates_report.gate import Gate
 from atlas_jax.training.gates_report.once import once
 from atlas_jax.training.losses import cross_entropy
-from atlas_jax.training.memories.first_weights import with_first_weights
+from atlas_jax.training.memories.first_weights import local_names, with_first_weights
 
 KEY_ERROR = 1e-3  # in keys: a key has length 1, float32 sums of some hundred keep 1e-5
 GRADIENT_ERROR = 1e-3  # relative, of float32 gradients summed in two orders
@@ -55,11 +55,6 @@ def _missing(config: AtlasConfig) -> str | None:
     return None
 
 
-def _local_names(config: AtlasConfig) -> list[str]:
-    """Of the local memories among a layer's parameters: the global one comes first."""
-    return [f"memory_{i}" for i in range(len(atlas.memories(config)))][-len(config.chunks) :]
-
-
 def _memories(state: AtlasState) -> tuple[MemoryState, ...]:
     blocks: Any = state.blocks
     return blocks.memory.memories
@@ -71,7 +66,7 @@ def _sums(
     """Numerator and denominator of every local memory less those of its persistent keys, float64."""
     found = []
     layers = params["blocks"]["memory"]
-    for name, memory in zip(_local_names(config), _memories(state)[-len(config.chunks) :], strict=True):
+    for name, memory in zip(local_names(config), _memories(state)[-len(config.chunks) :], strict=True):
         projection: Any = memory.projection
         batch = projection.norm_sum.shape[1]
         always = jax.vmap(lambda keys, b=batch: persistent_state(keys, b, str(config.projection)))(
@@ -139,7 +134,7 @@ def projection_gate(config: AtlasConfig, params: PyTree, tokens: Int[np.ndarray,
     found, beside = openings(config, params, tokens), filled_at_once(config, params, tokens[:, : 2 * shard])
     layers = params["blocks"]["memory"]
     least = min(
-        float(jnp.min(jnp.sum(jnp.square(layers[name].persistent), axis=(-2, -1)))) for name in _local_names(config)
+        float(jnp.min(jnp.sum(jnp.square(layers[name].persistent), axis=(-2, -1)))) for name in local_names(config)
     )
     numerator, denominator = max(one.numerator for one in found), max(one.denominator for one in found)
     # A shard that filled nothing would have nothing to reset.
@@ -200,7 +195,7 @@ def crossing(config: AtlasConfig, params: PyTree, tokens: Int[np.ndarray, "b t_p
         found, state = loss(weights, params, text, None)
         return found + sum(jnp.vdot(by, leaf) for by, leaf in zip(later, _floats(state), strict=True))
 
-    weights = tuple(params["blocks"]["memory"][name].weights for name in _local_names(config))
+    weights = tuple(params["blocks"]["memory"][name].weights for name in local_names(config))
     state = once(lambda params, text: atlas.features(config, params, text)[1])(params, halves[0][0])
     by_second = jax.grad(lambda w, state, params, text: loss(w, params, text, state)[0], argnums=(0, 1), allow_int=True)
     second, by_state = once(by_second)(weights, state, params, halves[1])

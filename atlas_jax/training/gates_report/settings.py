@@ -65,8 +65,8 @@ class Options:
     steps: int = 1000
     """Optimizer steps of the run."""
     phase: Literal[2, 4] = 2
-    """2: chunk sets, cost of probes, resets, training, needles, rollback, gradients. 4: rollbacks, perplexity over chunks after
-    a second stage, needles, decoding."""
+    """2: chunk sets, cost of probes, resets, training, needles, rollback, gradients.
+    4: rollbacks, perplexity over chunks after a second stage, needles, decoding."""
     preset: str = DEFAULTS.preset
     """Of the model atlas. Default: a small one with changes that fit a CPU."""
     config: tuple[str, ...] = ()
@@ -94,6 +94,8 @@ def run_settings(options: Options, defaults: Defaults = DEFAULTS) -> Settings:
     changed = {
         name: text for name, text in (_named(text) for text in (*(defaults.config if usual else ()), *options.config))
     }
+    if options.chunks and not any(_named(text)[0] == "chunks" for text in options.config):
+        changed.pop("chunks", None)
     return Settings(
         model="atlas",
         preset=options.preset,
@@ -109,6 +111,17 @@ def run_settings(options: Options, defaults: Defaults = DEFAULTS) -> Settings:
         evaluate_every=defaults.evaluate_every,
         evaluate_windows=defaults.evaluate_windows,
     )
+
+
+def with_chunks(settings: Settings, chunks: tuple[int, ...]) -> Settings:
+    """The same run with those chunks, whatever was said of them among the other fields of its config.
+
+    Args:
+      settings: of the run.
+      chunks: of its local memories.
+    """
+    others = tuple(text for text in settings.config if _named(text)[0] != "chunks")
+    return replace(settings, chunks=chunks, config=others)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from atlas_jax.training.runs.progress import Display
 from atlas_jax.training.runs.run import EVENTS, HELD_OUT, KEPT, METRICS, Run, last_state
 from atlas_jax.training.runs.run_plot import rows_of
 from atlas_jax.training.state import TrainState
+from atlas_jax.training.whole_file import append_lines
 
 ROLLBACKS, PROBES = "rollbacks.jsonl", "probes.jsonl"
 CHECKED, HEALTHY = 50, 200  # as in the command that trains
@@ -81,8 +82,7 @@ class TimedProbe:
         warm = time.perf_counter()
         found = jax.block_until_ready(self._probe(params))
         row = {"step": self._step, "seconds": time.perf_counter() - warm, "compiling": warm - began}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_lines(self._path, json.dumps(row) + "\n")
         return found
 
 

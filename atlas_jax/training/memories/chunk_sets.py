@@ -3,7 +3,7 @@
 Three sets of chunks are timed in whole training steps. The fastest that fits is locked, if it trains at least 5 times as many
 tokens a second as chunks of 8 alone; else the protocol says stop, because a hierarchy that is no faster is not worth having.
 
-    python -m atlas_jax.training.memories.chunk_sets --preset micro-tnt --config shard=128 global_chunk=128 --out chunk_sets.json
+    python -m atlas_jax.training.memories.chunk_sets --config shard=128 --length 256 --out chunk_sets.json
 
 measures and decides; training takes the chunks from that file by --chunks-from.
 
@@ -14,33 +14,25 @@ more work than that.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 from rich.console import Console
 
 from atlas_jax.data import ByteTokenizer
 from atlas_jax.distributed.mesh import compilation_cache
-from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.training.machine import machine
-from atlas_jax.training.memories.gates import next_token_loss, with_gate_statistics
-from atlas_jax.training.optim import adamw
+from atlas_jax.training.memories.training_speed import DoesNotFitError, TrainingSpeed
 from atlas_jax.training.runs.settings import Settings, SettingsError, check, configured, preset_of
-from atlas_jax.training.state import init_state
-from atlas_jax.training.step import make_step
 from atlas_jax.training.whole_file import write_whole
 
 SETS = {"A": (8, 16, 32, 64), "B": (16, 32, 64, 128), "C": (8, 32, 64)}
@@ -48,10 +40,6 @@ BASELINE = "C = 8"
 LEAST_RATIO = 5.0
 
 Measure = Callable[[AtlasConfig], float]  # tokens a second of training; raises DoesNotFitError
-
-
-class DoesNotFitError(RuntimeError):
-    """A training step takes more memory than the device has."""
 
 
 class ChunkSetError(RuntimeError):
@@ -66,7 +54,7 @@ class Row(NamedTuple):
       chunks: of the local memories, in tokens.
       tokens_per_second: of training; None where it does not fit.
       ratio: in those of the baseline; None where either is not known.
-      reason: why it does not fit; None where it does.
+      reason: why it does not fit, or is not measured as its chunks or shards do not fit the sequence; None where it does.
     """
 
     name: str
@@ -108,10 +96,54 @@ def baseline_config(config: AtlasConfig) -> AtlasConfig:
     return replace(config, chunks=(8,), shard=None, global_chunk=None, projection=None)
 
 
+def unfit(config: AtlasConfig, chunks: tuple[int, ...], length: int) -> str | None:
+    """Why there is nothing to time of these chunks: in training no chunk would be full, or nothing would ever be reset.
+
+    Args:
+      config: of the hierarchy; its own chunks are not looked at.
+      chunks: of its local memories.
+      length: of a sequence, tokens.
+
+    Returns:
+      The reason; None where there is none.
+    """
+    try:
+        shard = replace(config, chunks=chunks).shard
+    except ValueError as error:  # a shard that is no multiple of a chunk
+        return str(error)
+    if max(chunks) > length:
+        return f"not measured: the chunk {max(chunks)} is longer than a sequence, {length}"
+    if shard is not None and shard > length / 2:
+        return f"not measured: shards are {shard} tokens and a sequence {length}, so that no second shard is ever trained on"
+    return None
+
+
+def require_a_set(config: AtlasConfig, length: int) -> None:
+    """Refuses what no set of chunks can be measured for.
+
+    Args:
+      config: of the hierarchy.
+      length: of a sequence, tokens.
+
+    Raises:
+      ChunkSetError: none of A, B and C fits; it names numbers with which all do.
+    """
+    reasons = [unfit(config, chunks, length) for chunks in SETS.values()]
+    if None in reasons:
+        return
+    shard = max(max(chunks) for chunks in SETS.values())
+    told = "; ".join(f"{name}: {reason}" for name, reason in zip(SETS, reasons, strict=True))
+    divides = "" if config.global_chunk is None or shard % config.global_chunk == 0 else f" global_chunk={shard}"
+    raise ChunkSetError(
+        f"no set of chunks fits ({told}); choose --config shard={shard}{divides} --length {max(length, 2 * shard)}"
+    )
+
+
 def decide(
     config: AtlasConfig,
     measure: Measure,
     *,
+    length: int | None = None,
     sets: dict[str, tuple[int, ...]] | None = None,
     least_ratio: float = LEAST_RATIO,
     measured: dict[str, Any] | None = None,
@@ -121,22 +153,23 @@ def decide(
     Args:
       config: of the hierarchy; its own chunks are not looked at.
       measure: tokens a second of training a config, `TrainingSpeed` or another; it raises DoesNotFitError.
+      length: of the sequences that it measures with, tokens; None: the config's context.
       sets: chunks by name; None: A, B and C.
       least_ratio: of the chosen set, in tokens a second of the baseline.
       measured: what is to be kept about the measurement.
 
     Returns:
-      The decision; with `chosen` None where no set fits, none is fast enough, or the baseline does not fit.
+      The decision; with `chosen` None where no set fits, none is fast enough, or the baseline does not fit. Sets that are `unfit`
+      are not measured.
     """
     baseline = _row(BASELINE, (8,), baseline_config(config), measure, None)
     rows = [baseline]
     for name, chunks in (SETS if sets is None else sets).items():
-        try:
-            variant = replace(config, chunks=chunks)
-        except ValueError as error:  # a shard that is no multiple of a chunk
-            rows.append(Row(name, chunks, None, None, str(error)))
-        else:
-            rows.append(_row(name, chunks, variant, measure, baseline.tokens_per_second))
+        reason = unfit(config, chunks, length or config.context)
+        if reason is not None:
+            rows.append(Row(name, chunks, None, None, reason))
+            continue
+        rows.append(_row(name, chunks, replace(config, chunks=chunks), measure, baseline.tokens_per_second))
     chosen, verdict = _verdict(rows, least_ratio)
     return Decision(
         chosen=None if chosen is None else chosen.name,
@@ -229,7 +262,7 @@ def read_decision(path: str | os.PathLike[str]) -> Decision:
         content["rows"] = tuple(Row(**{**row, "chunks": tuple(row["chunks"])}) for row in content["rows"])
         chunks = content["chunks"]
         return Decision(**{**content, "chunks": None if chunks is None else tuple(chunks)})
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ChunkSetError(f"{path}: expected a decision on chunks, as `write_decision` writes it: {error}") from error
 
 
@@ -242,54 +275,6 @@ def table(decision: Decision) -> str:
         about = "" if row.reason is None else f"  {row.reason}"
         lines.append(f"{row.name:<6} {', '.join(map(str, row.chunks)):<20} {speed:>12} {ratio:>7}{about}")
     return "\n".join([*lines, decision.verdict])
-
-
-class TrainingSpeed(NamedTuple):
-    """Measures tokens a second of a whole training step: forward, backward and AdamW, with random tokens, compilation apart.
-
-    Attributes:
-      batch, length: sequences a step and tokens of each.
-      steps: timed ones, of which the median counts.
-      warm: steps before them.
-    """
-
-    batch: int
-    length: int
-    steps: int = 5
-    warm: int = 2
-
-    def __call__(self, config: AtlasConfig) -> float:
-        """Of a config with fresh parameters.
-
-        Raises:
-          DoesNotFitError: the device's memory is too small.
-        """
-        with _out_of_memory():
-            return self.batch * self.length / statistics.median(self._seconds(config))
-
-    def _seconds(self, config: AtlasConfig) -> list[float]:
-        optimizer, key = adamw(), jax.random.key(0)
-        state = jax.jit(lambda key: init_state(atlas.init(config, key), optimizer, key))(key)
-        shape = (self.batch, self.length + 1)
-        tokens = jnp.asarray(np.random.default_rng(0).integers(config.vocab_size, size=shape, dtype=np.int32))
-        step = jax.jit(make_step(with_gate_statistics(next_token_loss(config)), optimizer), donate_argnums=0)
-        found = []
-        for _ in range(self.warm + self.steps):
-            began = time.perf_counter()
-            state, metrics = step(state, {"tokens": tokens}, 1e-4)
-            jax.block_until_ready((state, metrics))
-            found.append(time.perf_counter() - began)
-        return found[self.warm :]
-
-
-@contextlib.contextmanager
-def _out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise DoesNotFitError(f"out of memory: {str(error).splitlines()[0][:200]}") from error
 
 
 def _model(config: AtlasConfig) -> dict[str, Any]:
@@ -307,7 +292,8 @@ class Options:
     preset: str = "micro-tnt"
     """Of the model atlas."""
     config: tuple[str, ...] = ()
-    """Other fields of its config, as NAME=VALUE; its chunks are not looked at. A set fits only if its chunks divide the shard."""
+    """Other fields of its config, as NAME=VALUE; its chunks are not looked at. A set fits only if its chunks divide the shard,
+    of which a sequence has to hold two."""
     length: int | None = None
     """Tokens per sequence. Default: the preset's context."""
     batch: int = 8
@@ -332,10 +318,11 @@ def main(arguments: list[str] | None = None) -> int:
         _, preset = preset_of(settings)
         length = options.length or preset.context
         config = configured(preset, settings, vocabulary=options.vocabulary, length=length)
+        require_a_set(config, length)
         speed = TrainingSpeed(options.batch, length)
-        found = decide(config, speed, measured=speed._asdict())
+        found = decide(config, speed, length=length, measured=speed._asdict())
         write_decision(found, options.out)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, ChunkSetError, OSError) as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
         return 2
     Console(soft_wrap=True, highlight=False, markup=False).print(table(found))

@@ -200,7 +200,7 @@ def with_first_weights(config: AtlasConfig, params: PyTree, weights: tuple[Weigh
       weights: of every local memory, as `settled_weights` gives them.
     """
     memory = dict(params["blocks"]["memory"])
-    for name, new in zip(_local_names(config), weights, strict=True):
+    for name, new in zip(local_names(config), weights, strict=True):
         memory[name] = memory[name]._replace(weights=new)
     return {**params, "blocks": {**params["blocks"], "memory": memory}}
 
@@ -267,7 +267,7 @@ def _without_resets(config: AtlasConfig, length: int) -> AtlasConfig:
     return replace(config, shard=shard * (length // shard + 1))
 
 
-def _local_names(config: AtlasConfig) -> list[str]:
+def local_names(config: AtlasConfig) -> list[str]:
     """Of the local memories among a layer's parameters: the global one, if there is one, comes first."""
     first = 0 if config.global_chunk is None else 1
     return [f"memory_{first + i}" for i in range(len(config.chunks))]
@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     def command(folder: Annotated[Path, tyro.conf.Positional]) -> Path:
         """Measures what a reset of local memories costs, with their first weights as trained and as calibrated.
 
-        Exit codes: 0 the better of the two cost less than 5 %, 1 more, 2 bad input.
+        Exit codes: 0 the better of the two cost less than 5 %, 1 more, 2 bad input, 130 interrupted.
 
         Args:
           folder: of a run; what is found is written there, as first_weights.json.
@@ -335,11 +335,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     folder = tyro.cli(command, prog="python -m atlas_jax.training.memories.first_weights", args=arguments)
     compilation_cache()
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         record = calibrate_run(reopen(folder))
         write_whole(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted.")
+        return 130
     except (SettingsError, DataError, CheckpointError, OSError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        errors.print(f"error: {error}")
         return 2
     Console(soft_wrap=True, highlight=False, markup=False).print(table(record))
     return 0 if record["passed"] else 1

@@ -3,6 +3,9 @@
 The gates of a pass come with its features (`atlas.features_and_gates`), so that a loss on them has a gradient and costs no second
 pass. All are 0 to 1: how much is forgotten, the momentum, the share of the largest inner rate, the strength in windows.
 
+What a pass says of its gates are moments: means over tokens, which parts of a batch, one after the other or on several devices,
+add up to those of the whole. Variances are none, and are derived from them after that, in the step: `with_gate_spread`.
+
 Polarisation, lambda(step) * mean(1 - |2 g - 1|), pushes every gate to 0 or 1: gates that stay near their start teach every token
 alike. It is an option: off unless a step is made with it, and the loss without it is reported beside it. It says nothing about
 differences between tokens: gates that are all at the same end have no loss and do not work, which is what `gate_watch` sees.
@@ -87,35 +90,67 @@ def polarisation_weight(steps: int, *, peak: float = 10.0, floor: float = 0.1, h
 
 
 def gate_statistics(gates: Sequence[GateValues]) -> Metrics:
-    """What telemetry tells of the gates of a pass, in the graph.
+    """The moments of the gates of a pass, in the graph: the mean of two parts' is that of both, if they are as large.
 
     Args:
       gates: of every memory, by kind, any leading axes.
 
     Returns:
-      float32 scalars: gate_{kind}_mean, _std and _polarised (the share with |2 g - 1| > 0.8) of every kind over layers,
-      memories, heads and tokens; gate_polarised of all gates; gate_variance, the mean over kinds of the variance within a kind
-      (that kinds differ from one another says nothing), and gate_std, its root.
+      float32 scalars: gate_{kind}_mean, _square (the mean of squares) and _polarised (the share with |2 g - 1| > 0.8) of every
+      kind over layers, memories, heads and tokens; gate_polarised of all gates.
     """
     found: Metrics = {}
-    shares, variances = [], []
+    shares = []
     for kind in GATE_BIAS:
         leaves = [memory[kind].astype(jnp.float32).reshape(-1) for memory in gates if kind in memory]
         if not leaves:
             continue
         values = jnp.concatenate(leaves)
         shares.append((jnp.sum(jnp.abs(2.0 * values - 1.0) > POLARISED).astype(jnp.float32), values.size))
-        variances.append(jnp.var(values))
-        share = shares[-1][0] / values.size
-        named = {"mean": jnp.mean(values), "std": jnp.sqrt(variances[-1]), "polarised": share}
+        share, mean = shares[-1][0] / values.size, jnp.mean(values)
+        # By way of the variance, so that of it no more is lost than rounding of the sum: a mean of squares is off by more.
+        named = {"mean": mean, "square": jnp.var(values) + mean**2, "polarised": share}
         found |= {f"gate_{kind}_{name}": value for name, value in named.items()}
-    variance = jnp.mean(jnp.stack(variances))
-    polarised = jnp.sum(jnp.stack([count for count, _ in shares])) / sum(size for _, size in shares)
-    return found | {"gate_polarised": polarised, "gate_variance": variance, "gate_std": jnp.sqrt(variance)}
+    return found | {"gate_polarised": jnp.sum(jnp.stack([n for n, _ in shares])) / sum(size for _, size in shares)}
+
+
+def gate_spread(metrics: Metrics) -> Metrics:
+    """Metrics with what telemetry tells of the spread of gates, in place of their mean squares.
+
+    Args:
+      metrics: `gate_statistics` of all parts of a batch among them; those of a model without gates come back as they are.
+
+    Returns:
+      With gate_{kind}_std over layers, memories, heads and tokens of the whole batch; gate_variance, the mean over kinds of the
+      variance within a kind (that kinds differ from one another says nothing), and gate_std, its root; without _square.
+    """
+    squares = {kind: metrics[f"gate_{kind}_square"] for kind in GATE_BIAS if f"gate_{kind}_square" in metrics}
+    if not squares:
+        return metrics
+    # Rounding may leave less than none.
+    variances = {kind: jnp.maximum(at - metrics[f"gate_{kind}_mean"] ** 2, 0.0) for kind, at in squares.items()}
+    variance = jnp.mean(jnp.stack(list(variances.values())))
+    kept = {name: value for name, value in metrics.items() if name not in {f"gate_{kind}_square" for kind in squares}}
+    spread = {f"gate_{kind}_std": jnp.sqrt(value) for kind, value in variances.items()}
+    return kept | spread | {"gate_variance": variance, "gate_std": jnp.sqrt(variance)}
+
+
+def with_gate_spread(step: Step) -> Step:
+    """A step whose metrics have the `gate_spread` of the whole batch, all accumulated parts and devices.
+
+    Args:
+      step: from `make_step`, of a loss from `with_gate_statistics` or of a model without gates.
+    """
+
+    def one(state: TrainState, batch: PyTree, learning_rate: Any) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch, learning_rate)
+        return state, gate_spread(metrics)
+
+    return one
 
 
 def with_gate_statistics(gated: GatedLoss) -> LossFn:
-    """The loss as it is, with `gate_statistics` in its aux. Under accumulation they are means over the parts."""
+    """The loss as it is, with `gate_statistics` in its aux; `with_gate_spread` makes of them what is told."""
 
     def loss_fn(params: PyTree, batch: PyTree, key: Array) -> tuple[Float[Array, ""], dict[str, Any]]:
         loss, aux, gates = gated(params, batch, key)
@@ -170,7 +205,7 @@ def make_polarised_step(
     def step(state: TrainState, batch: PyTree, learning_rate: Any) -> tuple[TrainState, Metrics]:
         loss_fn = polarised(gated, jnp.asarray(weight(state.step)))
         one = make_step(loss_fn, optimizer, reduce_gradients, accumulation=accumulation)
-        state, metrics = one(state, batch, learning_rate)
+        state, metrics = with_gate_spread(one)(state, batch, learning_rate)
         return state, metrics | {"loss": metrics.pop("task_loss"), "total_loss": metrics["loss"]}
 
     return step

@@ -156,6 +156,10 @@ def read_interval(path: str | os.PathLike[str]) -> ProbeInterval:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         overheads = {int(interval): share for interval, share in content["overheads"].items()}
+        for name in ("chosen", "fitting"):
+            steps = content[name]
+            if not (type(steps) is int and steps > 0) and not (steps is None and name == "chosen"):
+                raise ValueError(f"{name} is {steps!r}, expected a number of steps")
         return ProbeInterval(**{**content, "overheads": overheads})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntervalError(f"{path}: expected a decision on a probe's interval: {error!r}") from error

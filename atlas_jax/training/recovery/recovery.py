@@ -28,7 +28,7 @@ from atlas_jax.training.recovery.rollback import (
     understood,
     words,
 )
-from atlas_jax.training.recovery.trigger import Trigger, observe
+from atlas_jax.training.recovery.trigger import Trigger, TriggerState, observe
 from atlas_jax.training.state import TrainState
 from atlas_jax.training.step import Step
 
@@ -259,15 +259,19 @@ def _extra(run: _Run, course: Course, state: TrainState) -> dict[str, Any]:
 
 def _read(trigger: Trigger, course: Course, unread: list[tuple[int, PyTree]]) -> tuple[Course, tuple[int, str] | None]:
     """Takes the metrics of several steps in one transfer; the first that is wrong ends it: (completed steps, why)."""
-    known = course.trigger
+    known, stage = course.trigger, course.stage
     for (index, _), metrics in zip(unread, jax.device_get([metrics for _, metrics in unread]), strict=True):
         bad = [f"{name} is {np.asarray(value)}" for name, value in metrics.items() if not np.isfinite(value).all()]
         if bad:
             return course, (index, ", ".join(bad))
+        if (
+            now := int(metrics.get("stage", stage))
+        ) != stage:  # another chunk has another loss, and that is no divergence
+            known, stage = TriggerState(), now
         known, reason = observe(trigger, known, float(metrics["loss"]))
         if reason is not None:
             return course, (index, reason)
-    return course._replace(trigger=known), None
+    return course._replace(trigger=known, stage=stage), None
 
 
 def _mark(run: _Run, index: int) -> None:

@@ -57,6 +57,7 @@ class Course(NamedTuple):
     trigger: TriggerState = TriggerState()
     rollbacks: tuple[Rollback, ...] = ()
     rate_scale: float = 1.0
+    stage: int = 1  # of training, whose losses the trigger knows
 
 
 def at_position(state: TrainState, position: int) -> TrainState:
@@ -70,6 +71,7 @@ def as_json(course: Course, position: int) -> dict[str, Any]:
         "trigger": to_json(course.trigger),
         "rollbacks": [record._asdict() for record in course.rollbacks],
         "rate_scale": course.rate_scale,
+        "stage": course.stage,
         "position": position,
     }
 
@@ -80,5 +82,5 @@ def understood(extra: dict[str, Any], state: TrainState) -> tuple[TrainState, Co
         return state, Course()
     noted = extra[KEY]
     return at_position(state, noted["position"]), Course(
-        from_json(noted["trigger"]), rollbacks(extra), noted["rate_scale"]
+        from_json(noted["trigger"]), rollbacks(extra), noted["rate_scale"], noted["stage"]
     )

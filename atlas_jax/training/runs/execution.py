@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from jaxtyping import PyTree
 from atlas_jax.training.checkpoint import Checkpointer
 from atlas_jax.training.loop import Advance, Event, Hook, every, loop, require_finite
 from atlas_jax.training.memories import gates
+from atlas_jax.training.recovery.recovery import Log
+from atlas_jax.training.recovery.rollback import KEY, Course, as_json, understood
 from atlas_jax.training.runs.programs import (
     Update,
     fresh_state,
@@ -23,7 +25,7 @@ from atlas_jax.training.runs.programs import (
     mean_over_data,
     next_token_loss,
 )
-from atlas_jax.training.runs.run import CHECKPOINTS, EVENTS, HELD_OUT, KEPT, METRICS, Run
+from atlas_jax.training.runs.run import CHECKPOINTS, EVENTS, HELD_OUT, KEPT, METRICS, Run, alone
 from atlas_jax.training.runs.run_log import EventLog, RunLog, Sink, Work, peak_of, stay_near
 from atlas_jax.training.runs.settings import Settings
 from atlas_jax.training.runs.stages import config_at, stage_at
@@ -41,19 +43,12 @@ Reduce = Callable[[PyTree], PyTree]
 MakeRunStep = Callable[[Any, Any, optax.GradientTransformation, Reduce, int], Step]
 
 
-@runtime_checkable
-class Log(Protocol):
-    """A file that must keep step with the checkpoints, such as a `Telemetry`."""
-
-    def flush(self) -> None: ...
-    def resume_from(self, step: int) -> None: ...
-
-
 def plain_step(
     model: Any, config: Any, optimizer: optax.GradientTransformation, reduce_gradients: Reduce, accumulation: int
 ) -> Step:
-    """`make_step` on the loss of the next token alone."""
-    return make_step(next_token_loss(model, config), optimizer, reduce_gradients, accumulation=accumulation)
+    """`make_step` on the loss of the next token alone; its metrics tell the spread of gates, where the model has some."""
+    step = make_step(next_token_loss(model, config), optimizer, reduce_gradients, accumulation=accumulation)
+    return gates.with_gate_spread(step)
 
 
 def step_of(settings: Settings) -> MakeRunStep:
@@ -101,17 +96,17 @@ def loop_with_saves(
       NonFiniteError: a step's figures hold NaN or an infinity, at most a few steps late; such a state is never saved.
       CheckpointError: a checkpoint cannot be written, or none of those there can be read.
     """
-    found = checkpoints.restore(state)
+    found, course = checkpoints.restore(state), Course()
     if found is not None:
         jax.tree.map(lambda leaf: leaf.delete(), state)
-        state = found[0]
+        state, course = understood(found[1], found[0])  # what a loop with recovery passed over stays so
     start = int(state.step)
     for log in logs:
         log.resume_from(start)
     if found is not None:
         restored(start, found[1])
     unread: list[Event] = []
-    for event in loop(make_advance(state, 1.0), state, start=start, stop=steps, hooks=hooks):
+    for event in loop(make_advance(state, course.rate_scale), state, start=start, stop=steps, hooks=hooks):
         unread.append(event._replace(state=None))
         last = event.index == steps or interrupted()
         saving = last or event.index % save_every == 0
@@ -120,7 +115,7 @@ def loop_with_saves(
         if saving:
             for log in logs:
                 log.flush()
-            checkpoints.save(event.index, event.state, {})
+            checkpoints.save(event.index, event.state, {KEY: as_json(course, int(event.state.position))})
         yield event
         if last:
             return
@@ -158,11 +153,12 @@ def execute(
     Raises:
       KeyboardInterrupt: `interrupted` said so; all is saved.
       NonFiniteError, CheckpointError: as `loop_with_saves`, or what `drive` raises.
+      SettingsError: another process trains in the folder.
     """
     folder, steps = run.folder, run.settings.steps
     log, held_out = RunLog(folder / METRICS, _work(run), sinks=sinks), Telemetry(folder / HELD_OUT, flush_every=1)
     events, measurement = EventLog(folder / EVENTS), Measurement(run)
-    with Checkpointer(folder / CHECKPOINTS, keep=KEPT) as checkpoints:
+    with alone(folder), Checkpointer(folder / CHECKPOINTS, keep=KEPT) as checkpoints:
         state, begun = fresh_state(run.model, run.config, run.optimizer, run.settings.seed, run.mesh), []
 
         def measure(event: Event) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +41,7 @@ from atlas_jax.training.whole_file import write_whole
 
 CONFIG, TOKENIZER, METRICS = "config.json", "tokenizer.json", "metrics.jsonl"
 HELD_OUT, EVENTS, CHECKPOINTS = "held_out.jsonl", "events.jsonl", "checkpoints"
+LOCK = ".lock"
 KEPT = 5  # checkpoints
 
 
@@ -97,7 +101,12 @@ def resolve(settings: Settings, folder: Path) -> Run:
     run = _resolved(settings, folder, split, goes_on=goes_on)
     if decision is not None:
         locked(run.config, decision)  # refuses one of another model
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{folder}: the folder of the run cannot be made ({error.strerror}), expected one that can be written"
+        ) from error
     _check_disk(folder, run.shapes)
     if not goes_on:
         if run.tokens.tokenizer is not None:
@@ -136,8 +145,7 @@ def last_state(run: Run) -> TrainState:
     """The state in the newest checkpoint of a run that can be read.
 
     Raises:
-      CheckpointError: there is none.
-      ValueError: it is that of another model or optimizer.
+      CheckpointError: there is none, or it is that of another model or optimizer.
     """
     with Checkpointer(run.folder / CHECKPOINTS, keep=KEPT) as checkpoints:
         found = checkpoints.restore(run.shapes)
@@ -182,6 +190,24 @@ def _resolved(settings: Settings, folder: Path, split: Split, *, goes_on: bool) 
         mesh=mesh,
         shapes=shapes,
     )
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder of a run for this process: two that trained in it would take each other's checkpoints for remains.
+
+    Args:
+      folder: that exists; the lock ends with the process, however it ends.
+
+    Raises:
+      SettingsError: another process holds it.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(f"{folder}: another process trains in it, expected one at a time") from error
+        yield
 
 
 def _same_run(folder: Path, record: dict[str, Any]) -> bool:

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from atlas_jax.training.telemetry import LogError
+
 INK, MUTED, LINE, BLUE, PALE, ORANGE, RED = "#1c2128", "#5c6673", "#d5dae1", "#3579c0", "#c4dcf1", "#c96a0a", "#b5371f"
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -44,13 +46,11 @@ def draw(folder: Path) -> Path:
       The drawing's path.
 
     Raises:
-      ValueError: the folder has no line of metrics.
+      LogError: the folder has no line of metrics.
     """
     rows, held_out = rows_of(folder / "metrics.jsonl"), rows_of(folder / "held_out.jsonl")
     if not rows:
-        raise ValueError(
-            f"{folder / 'metrics.jsonl'}: no line of metrics, expected those of a run that has taken a step"
-        )
+        raise LogError(f"{folder / 'metrics.jsonl'}: no line of metrics, expected those of a run that has taken a step")
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(8.4, 6.4), layout="constrained", facecolor="white")
         losses, gradient, rate = drawing.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 1))

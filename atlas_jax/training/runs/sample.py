@@ -21,12 +21,12 @@ from atlas_jax.training.runs.run import Run, last_state, reopen
 from atlas_jax.training.runs.settings import SettingsError
 from atlas_jax.training.runs.text_data import DataError
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
 class Options:
-    """Writes on from a prompt with the newest checkpoint of a run. Exit code 2: bad input."""
+    """Writes on from a prompt with the newest checkpoint of a run. Exit codes: 2 bad input, 130 interrupted."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -86,10 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     options = tyro.cli(Options, prog="python -m atlas_jax.training.runs.sample", args=arguments)
     compilation_cache()
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         written = samples(reopen(options.run), options)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted.")
+        return INTERRUPTED
     except (SettingsError, DataError, CheckpointError, OSError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        errors.print(f"error: {error}")
         return BAD_INPUT
     out = Console(soft_wrap=True, highlight=False, markup=False)
     out.print("\n\n---\n\n".join(written))

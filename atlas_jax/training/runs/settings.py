@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import types
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import optax
@@ -118,6 +120,8 @@ class Settings:
 
 # What may differ when a run goes on: it does not change what is learnt. Data is known by its content instead.
 FREE = frozenset(("data", "held_out_data", "devices", "evaluate_every", "evaluate_windows", "save_every"))
+# Options that fields of the config have of their own.
+OWN = {"vocab_size": "--vocabulary", "context": "--length", "chunks": "--chunks alone", "dtype": "--dtype alone"}
 
 
 def flag(name: str) -> str:
@@ -194,36 +198,69 @@ def configured(preset: Any, settings: Settings, *, vocabulary: int, length: int)
     """The preset with what the settings change of it.
 
     Raises:
-      SettingsError: the model's config has no such field, or cannot have that value.
+      SettingsError: the model's config has no such field, cannot have that value, or has another option for it.
     """
-    changes: dict[str, Any] = {}
-    for text in settings.config:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SettingsError(f"--config {text}: expected NAME=VALUE")
-        changes[name] = _value(value)
-    changes |= {"vocab_size": vocabulary, "context": length}
+    own: dict[str, Any] = {"vocab_size": vocabulary, "context": length}
     if settings.chunks:
-        changes["chunks"] = settings.chunks
+        own["chunks"] = settings.chunks
     if settings.dtype is not None:
-        changes["dtype"] = settings.dtype
-    known = [field.name for field in fields(preset)]
-    for name in changes:
+        own["dtype"] = settings.dtype
+    given = dict(_named(text) for text in settings.config)
+    known = get_type_hints(type(preset))
+    for name in (*given, *own):
         if name not in known:
             raise SettingsError(f"{type(preset).__name__} has no {name}, expected one of {', '.join(known)}")
+    changes = {name: _value(name, text, known[name]) for name, text in given.items()}
+    for name, text in given.items():
+        if name in own:
+            raise SettingsError(f"--config {name}={text}: expected {OWN[name]}, which says it")
     try:
-        return replace(preset, **changes)
-    except (TypeError, ValueError) as error:  # TypeError: a word where a number is compared
+        return replace(preset, **changes | own)
+    except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def _value(text: str) -> Any:
-    """What JSON makes of it, else a word."""
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--config {text}: expected NAME=VALUE")
+    return name, value
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """What JSON makes of it, else a word; of the kind that the field is declared with."""
     try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except json.JSONDecodeError:
-        return text
-    return tuple(value) if isinstance(value, list) else value
+        value = text
+    value = tuple(value) if isinstance(value, list) else value
+    if not _is(value, kind):
+        raise SettingsError(f"--config {name}={text}: expected {_words(kind)}")
+    return float(value) if kind is float else value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a field may have it."""
+    if isinstance(kind, types.UnionType):
+        return any(_is(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(one, get_args(kind)[0]) for one in value)
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind  # to isinstance True is an int
+
+
+def _words(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_words(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"[...] of which each is {_words(get_args(kind)[0])}"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    numbers = {int: "a whole number", float: "a finite number", bool: "true or false", types.NoneType: "null"}
+    return numbers.get(kind, "a word")
 
 
 def mesh_of(settings: Settings) -> Mesh:

@@ -87,7 +87,8 @@ def read(paths: Sequence[Path], share: float, held_out: Path | None = None) -> S
       held_out: a file or folder to hold out instead.
 
     Raises:
-      DataError: a file is missing, empty, no text, or of another kind than the others; or it is on both sides.
+      DataError: a file is missing, empty, no text, or of another kind than the others; it is on both sides; or there is too
+        little to part.
     """
     sources = [source for path in paths for source in _read(path)] if paths else list(_library())
     if held_out is not None:
@@ -102,7 +103,16 @@ def read(paths: Sequence[Path], share: float, held_out: Path | None = None) -> S
         return _parted(sources, aside, "folder")
     _one_kind(sources)
     dealt = _deal(sources, share)
-    return _parted(*dealt, "file") if dealt is not None else _parted(*_cut_all(sources, share), "position")
+    if dealt is not None:
+        return _parted(*dealt, "file")
+    train, aside = _cut_all(sources, share)
+    if not train or not aside:
+        kind = "characters" if isinstance(sources[0].content, str) else "tokens"
+        raise DataError(
+            f"{_names(sources)}: {sum(len(source.content) for source in sources):,} {kind} are too few to hold out {share:g} "
+            "of them, expected some to train on and some to hold out; give more, or name --held-out-data"
+        )
+    return _parted(train, aside, "position")
 
 
 def encode(split: Split, *, length: int, tokenizer: str | Tokenizer, vocabulary: int) -> Tokens:
@@ -132,10 +142,11 @@ def encode(split: Split, *, length: int, tokenizer: str | Tokenizer, vocabulary:
         streams = [[np.asarray(source.content) for source in part] for part in parts]
     train, held_out = (Windows(part, length) for part in streams)
     sizes = [sum(len(stream) for stream in part) for part in streams]
+    named = _names([*split.train, *split.held_out])
     for what, windows, size in (("to train on", train, sizes[0]), ("held out", held_out, sizes[1])):
         if not len(windows):
             raise DataError(
-                f"{_names(split)}: {size:,} tokens are {what}, expected at least {length + 1:,}, one window of {length:,} and "
+                f"{named}: {size:,} tokens are {what}, expected at least {length + 1:,}, one window of {length:,} and "
                 "its last target; give more text, a smaller --length or another --held-out"
             )
     return Tokens(known, vocabulary, train, held_out, *sizes)
@@ -196,7 +207,8 @@ def _text(file: Path) -> Source:
 
 def _shard(file: Path) -> Source:
     """Tokens mapped into memory; .bin is a bare row of little-endian uint16, as nanoGPT writes it, or one with a header."""
-    if not file.stat().st_size:
+    size = file.stat().st_size
+    if not size:
         raise DataError(f"{file}: is empty, expected tokens")
     if file.suffix == ".npy":
         try:
@@ -205,14 +217,17 @@ def _shard(file: Path) -> Source:
             raise DataError(f"{file}: not an array of NumPy: {error}") from error
         if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError(f"{file}: is {tokens.dtype}{list(tokens.shape)}, expected integers in one axis")
+        if not len(tokens):
+            raise DataError(f"{file}: has no token, expected some")
         return _source(str(file), tokens)
-    size = file.stat().st_size
     if size % 2:
         raise DataError(
             f"{file}: has {size:,} bytes, expected an even number, two for each token (little-endian uint16)"
         )
     with file.open("rb") as opened:
-        headed = int.from_bytes(opened.read(4), "little") == HEADER_MAGIC and size > HEADER_BYTES
+        headed = int.from_bytes(opened.read(4), "little") == HEADER_MAGIC and size >= HEADER_BYTES
+    if headed and size == HEADER_BYTES:
+        raise DataError(f"{file}: has no token after its header, expected some")
     return _source(str(file), np.memmap(file, "<u2", mode="r", offset=HEADER_BYTES if headed else 0))
 
 
@@ -302,6 +317,6 @@ def _check_range(source: Source, vocabulary: int) -> None:
             )
 
 
-def _names(split: Split) -> str:
-    names = list(dict.fromkeys(source.name for source in (*split.train, *split.held_out)))
+def _names(sources: Sequence[Source]) -> str:
+    names = list(dict.fromkeys(source.name for source in sources))
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

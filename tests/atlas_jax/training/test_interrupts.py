@@ -47,6 +47,37 @@ def test_a_second_ctrl_c_is_not_waited_for_and_the_first_signal_is_told():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGINT, "\nstopping after this step; Ctrl-C once more: at once\n"),
+        (signal.SIGTERM, "\nstopping after this step\n"),
+    ],
+)
+def test_the_first_signal_is_answered_once_and_the_second_of_ctrl_c_stops(number, said, capfd):
+    with Interrupts():
+        send(number)
+        assert capfd.readouterr().err == said
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                send(number)
+        else:
+            send(number)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_is_heard_where_nobody_reads_the_answer():
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        with Interrupts() as interrupts:
+            send(signal.SIGTERM)
+            assert interrupts()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def test_what_is_ignored_stays_ignored_and_what_is_not_asked_for_is_left():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Interrupts((signal.SIGINT,)) as interrupts:

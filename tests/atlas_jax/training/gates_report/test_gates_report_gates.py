@@ -8,18 +8,19 @@ import pytest
 
 from atlas_jax.models import atlas
 from atlas_jax.training.gates_report.cost import chunk_gate, probe_gate
-from atlas_jax.training.gates_report.course import crashes, far, needles_gate, rollbacks_gate, steps_gate
+from atlas_jax.training.gates_report.course import crashes, far, needles_gate, reach, rollbacks_gate, steps_gate
 from atlas_jax.training.gates_report.decoding import SIZES, Decoded, chunk_sizes_gate, decoded_gate, decoding_gate
 from atlas_jax.training.gates_report.gate import summary
 from atlas_jax.training.gates_report.rehearsal import Rehearsed, rollback_gate
 from atlas_jax.training.gates_report.resets import Crossing, crossing_gate, gradient_gate, projection_gate
-from atlas_jax.training.gates_report.settings import Defaults, Options, in_two_stages, run_settings
+from atlas_jax.training.gates_report.settings import Defaults, Options, in_two_stages, run_settings, with_chunks
 from atlas_jax.training.gates_report.training import TimedProbe
 from atlas_jax.training.loop import Event
-from atlas_jax.training.memories.chunk_sets import decide
+from atlas_jax.training.memories.chunk_sets import SETS, decide
 from atlas_jax.training.needles.interval import choose_interval
+from atlas_jax.training.runs.run_plot import rows_of
 
-HIERARCHY = atlas.AtlasConfig(shard=128, global_chunk=128, projection="norm_sum")
+HIERARCHY = atlas.AtlasConfig(context=256, shard=128, global_chunk=128, projection="norm_sum")
 
 
 def decision(ratio, config=HIERARCHY):
@@ -27,7 +28,7 @@ def decision(ratio, config=HIERARCHY):
 
 
 def test_chunk_sets_pass_where_one_is_locked():
-    passed, slow = chunk_gate(decision(6.0)), chunk_gate(decision(4.9))
+    passed, slow = (chunk_gate(decision(ratio), SETS["A"]) for ratio in (6.0, 4.9))
     assert passed.passed
     assert passed.measured["chosen"] == "A"
     assert not slow.passed
@@ -36,9 +37,17 @@ def test_chunk_sets_pass_where_one_is_locked():
 
 def test_sets_that_no_shard_holds_are_told():
     small = atlas.AtlasConfig(shard=16, global_chunk=16)
-    gate = chunk_gate(decision(9.0, small))
+    gate = chunk_gate(decision(9.0, small), (8,))
     assert not gate.passed
     assert "expected a multiple of chunk = 32" in gate.text
+    assert "instead" not in gate.text
+
+
+def test_a_run_with_other_chunks_than_those_locked_has_not_passed():
+    gate = chunk_gate(decision(6.0), (16, 64))
+    assert not gate.passed
+    assert gate.text.endswith("; the run trained with [16, 64] instead")
+    assert gate.measured["trained"] == [16, 64]
 
 
 def probed(*, step=0.1, probe=0.2, seconds=0.2, due=500, steps=1000, compiling=0.0):
@@ -85,8 +94,9 @@ def went_back(seen):
         (course(), went_back("grad_norm is nan"), []),
         (course(), went_back("the loss is -inf"), []),
         (course(), [], ["start", "compiled", "resume", "finished"]),
+        (course(), [], ["start", "compiled", "start", "finished"]),
     ],
-    ids=["NaN", "too few", "twice", "NaN before a rollback", "infinity before one", "crash"],
+    ids=["NaN", "too few", "twice", "NaN before a rollback", "infinity before one", "crash", "crash before a save"],
 )
 def test_all_steps_have_to_be_finite_and_without_a_crash(metrics, rollbacks, events):
     gate = steps_gate(metrics, rollbacks, [{"event": event} for event in events], 5)
@@ -113,6 +123,19 @@ def needles(right=0.9, control=None, lengths=LENGTHS, row=True):
 def test_only_needles_beyond_the_window_ask_for_memory():
     np.testing.assert_array_equal(FAR, [[True, False], [True, False]])
     assert not far((16,), (12,), DEPTHS, 16).any()
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"), [("memory", 2 * 3), ("gate", 2 * (15 + 3)), ("layer", 2 * (15 + 3)), ("context", 7)]
+)
+def test_the_reach_is_that_of_all_layers(block, expected):
+    assert reach(atlas.AtlasConfig(block=block, layers=2, window=16, chunks=(8,))) == expected
+
+
+def test_a_needle_that_several_layers_of_attention_reach_asks_for_no_memory():
+    config = atlas.AtlasConfig(block="gate", layers=3, window=16)
+    found = far((128,), (120,), (0.0, 0.5, 0.6, 1.0), reach(config))
+    np.testing.assert_array_equal(found, [[True, True, False, False]])
 
 
 @pytest.mark.parametrize(
@@ -236,6 +259,10 @@ def test_options_change_the_defaults_of_their_preset_alone():
     assert usual.length == 256
     other = run_settings(Options(preset="micro", steps=7), defaults)
     assert (other.config, other.length, other.steps) == ((), None, 7)
+    chosen = run_settings(Options(chunks=(4,)), Defaults(config=("chunks=[16,64]", "shard=128")))
+    assert (chosen.chunks, chosen.config) == ((4,), ("shard=128",))
+    decided = with_chunks(run_settings(Options(), Defaults(config=("chunks=[16,64]", "shard=128"))), (8,))
+    assert (decided.chunks, decided.config) == ((8,), ("shard=128",))
     assert in_two_stages(other, (16,), SIZES, 0.2).stage_two_chunks == SIZES
     assert in_two_stages(other, (1, 8, 16), SIZES, 0.2).stage_two_chunks == (1, 4, 8)
 
@@ -249,5 +276,10 @@ def test_a_probe_is_timed_without_what_compiling_took(tmp_path):
     for index in (1, 2, 3):
         hook(Event(index, index, {}))
     assert calls == [2, 2, 3], "the first is made twice"
-    text = (tmp_path / "probes.jsonl").read_text().splitlines()
+    path = tmp_path / "probes.jsonl"
+    text = path.read_text().splitlines()
     assert ['"step": 2' in text[0], '"step": 3' in text[1]] == [True, True]
+    with path.open("a") as file:
+        file.write('{"step": 4, "sec')  # a process that was killed
+    hook(Event(5, 5, {}))
+    assert [row["step"] for row in rows_of(path)] == [2, 3, 5]

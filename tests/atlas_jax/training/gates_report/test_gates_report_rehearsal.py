@@ -38,9 +38,11 @@ def trained(tmp_path_factory):
 
 def test_a_spike_is_noticed_and_the_run_recovers(trained, tmp_path):
     before = sorted(path.name for path in (trained[0].folder / "checkpoints").iterdir())
-    found = rehearse(*trained, tmp_path / "copy", Plan(every=10, lead=15, bound=32, after=20))
+    found = rehearse(*trained, tmp_path / "copy", Plan(every=10, lead=15, bound=32, after=80))
     gate = rollback_gate(found)
     assert gate.passed, gate.text
+    left = [int(path.name) for path in (tmp_path / "copy" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert found.restored not in left, "the checkpoint was to be superseded by then"
     assert found.began == 170
     assert found.times == 1
     assert found.seen.startswith("the loss, smoothed, is"), "no spike but a number that is not finite"

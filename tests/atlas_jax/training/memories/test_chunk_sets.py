@@ -10,23 +10,32 @@ import jax.numpy as jnp
 import pytest
 
 from atlas_jax.models.atlas import AtlasConfig
-from atlas_jax.training.memories import chunk_sets
+from atlas_jax.training.memories import chunk_sets, training_speed
 from atlas_jax.training.memories.chunk_sets import (
     BASELINE,
     SETS,
     ChunkSetError,
-    DoesNotFitError,
-    TrainingSpeed,
     baseline_config,
     decide,
     locked,
     read_decision,
+    require_a_set,
     table,
     write_decision,
 )
+from atlas_jax.training.memories.training_speed import DoesNotFitError, TrainingSpeed
 
 CONFIG = AtlasConfig(
-    vocab_size=11, d_model=8, layers=1, heads=2, feed_forward=8, chunks=(64,), shard=128, global_chunk=128, tied=True
+    vocab_size=11,
+    d_model=8,
+    layers=1,
+    heads=2,
+    feed_forward=8,
+    chunks=(64,),
+    shard=128,
+    global_chunk=128,
+    tied=True,
+    context=256,
 )
 EIGHT = (8,)
 TINY = replace(CONFIG, rule="delta", network="linear", rate=0.5, chunks=(8,), shard=16, global_chunk=None, heads=1)
@@ -94,6 +103,49 @@ def test_a_set_that_the_shard_cannot_hold_does_not_fit():
     assert found.chosen == "C"
 
 
+@pytest.mark.parametrize(
+    ("config", "length", "unmeasured"),
+    [
+        (CONFIG, 256, {}),
+        (CONFIG, 255, dict.fromkeys("ABC", "shards are 128 tokens and a sequence 255")),
+        (replace(CONFIG, shard=None, global_chunk=None), 127, {"B": "the chunk 128 is longer than a sequence, 127"}),
+        (replace(CONFIG, shard=None, global_chunk=None), 128, {}),
+    ],
+)
+def test_what_no_sequence_fills_is_not_timed(config, length, unmeasured):
+    seen = []
+    found = decide(config, lambda config: seen.append(config.chunks) or 1.0, length=length)
+    assert seen == [EIGHT, *(chunks for name, chunks in SETS.items() if name not in unmeasured)]
+    for row in found.rows[1:]:
+        if row.name in unmeasured:
+            assert row.tokens_per_second is None
+            assert row.reason.startswith(f"not measured: {unmeasured[row.name]}")
+        else:
+            assert row.reason is None
+
+
+def test_the_command_refuses_what_no_set_fits_before_it_measures_and_names_what_works(tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(TrainingSpeed, "__call__", lambda speed, config: seen.append(config.shard) or 1.0)
+    out = ["--out", str(tmp_path / "decision.json")]
+    assert chunk_sets.main(out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no set of chunks fits (A: ")
+    assert "shard is 16, expected a multiple of chunk = 32" in said
+    assert not seen
+    assert not (tmp_path / "decision.json").exists()
+    works = said.split("choose ")[1].split()
+    assert works == ["--config", "shard=128", "--length", "256"]
+    assert chunk_sets.main([*works, *out]) == 1
+    assert seen == [None, 128, 128, 128]
+
+
+def test_a_global_chunk_that_does_not_fit_the_shard_is_named_too():
+    config = replace(CONFIG, chunks=(16,), shard=48, global_chunk=48)
+    with pytest.raises(ChunkSetError, match=r"choose --config shard=128 global_chunk=128 --length 1024"):
+        require_a_set(config, 1024)
+
+
 def test_a_decision_comes_back_from_its_file(tmp_path):
     found = decide(CONFIG, figures(eight=100.0, A=600.0, B=None, C=700.0), measured={"batch": 2, "length": 4096})
     path = tmp_path / "made" / "decision.json"
@@ -125,11 +177,11 @@ def test_a_failed_write_leaves_the_decision_before_it(tmp_path):
     assert read_decision(path) == found
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"rows": []}', '{"rows": [{"name": "A"}]}'])
+@pytest.mark.parametrize("content", [None, "{", "\xff", "[]", '{"rows": []}', '{"rows": [{"name": "A"}]}'])
 def test_what_is_no_decision_is_named(tmp_path, content):
     path = tmp_path / "decision.json"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ChunkSetError, match=r"decision\.json: expected a decision on chunks"):
         read_decision(path)
 
@@ -152,7 +204,7 @@ def test_the_table_has_a_line_for_every_set():
 def test_a_real_step_is_measured_and_the_rule_applied_to_it():
     """No hierarchy is a million times as fast: the protocol has to say stop."""
     speed = TrainingSpeed(batch=1, length=32, steps=3, warm=1)
-    found = decide(TINY, speed, sets={"small": (16,)}, least_ratio=1e6, measured=speed._asdict())
+    found = decide(TINY, speed, sets={"small": (16,)}, least_ratio=1e6, length=32, measured=speed._asdict())
     baseline, small = found.rows
     assert baseline.tokens_per_second > 10
     assert small.tokens_per_second > 10
@@ -165,18 +217,18 @@ def test_a_real_step_is_measured_and_the_rule_applied_to_it():
 def test_speed_is_that_of_the_median_step_and_compilation_is_not_in_it(monkeypatch):
     """A clock that says 100 s for the first step, then 1, 4 and 1 s."""
     times = iter([0.0, 100.0, 100.0, 101.0, 101.0, 105.0, 105.0, 106.0])
-    monkeypatch.setattr(chunk_sets.time, "perf_counter", lambda: next(times))
-    monkeypatch.setattr(chunk_sets, "make_step", lambda loss, optimizer: lambda state, batch, rate: (state, {}))
+    monkeypatch.setattr(training_speed.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(training_speed, "make_step", lambda loss, optimizer: lambda state, batch, rate: (state, {}))
     assert TrainingSpeed(batch=2, length=8, steps=3, warm=1)(TINY) == 16.0
 
 
 def test_too_little_memory_is_a_set_that_does_not_fit_and_other_errors_are_not():
     def too_much(config):
-        with chunk_sets._out_of_memory():
+        with training_speed._out_of_memory():
             jax.block_until_ready(jax.jit(lambda: jnp.zeros((2**46,), jnp.float32))())
 
     assert decide(CONFIG, too_much).rows[0].reason.startswith("out of memory: RESOURCE_EXHAUSTED")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: other"), chunk_sets._out_of_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: other"), training_speed._out_of_memory():
         raise jax.errors.JaxRuntimeError("INTERNAL: other")
 
 

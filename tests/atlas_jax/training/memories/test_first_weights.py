@@ -234,3 +234,12 @@ def test_the_command_says_in_one_line_what_it_cannot_measure(trained, tmp_path, 
     assert "error: first_weights: --model transformer has no memories" in said(model="transformer", preset="micro-32")
     assert "shard is None and chunks are (16,), expected local memories with a shard" in said(preset="micro")
     assert "leave 0 after the first shard of 16, expected 10000" in said(config=("shard=16",))
+
+
+def test_ctrl_c_ends_the_command_with_130_and_a_word(tmp_path, capsys, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first_weights, "reopen", interrupted)
+    assert main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"

@@ -12,19 +12,23 @@ import numpy as np
 import pytest
 from compiling import compiled
 
+from atlas_jax.distributed.mesh import model_mesh
 from atlas_jax.models import atlas
 from atlas_jax.models.atlas import AtlasConfig
 from atlas_jax.nn.memory import GATE_BIAS
 from atlas_jax.training import adamw, init_state, make_step
 from atlas_jax.training.memories.gates import (
+    gate_spread,
     gate_statistics,
     make_polarised_step,
     next_token_loss,
     polarisation,
     polarisation_weight,
     polarised,
+    with_gate_spread,
     with_gate_statistics,
 )
+from atlas_jax.training.runs.programs import make_update, mean_over_data
 
 TINY = AtlasConfig(
     vocab_size=11,
@@ -164,7 +168,7 @@ def steps():
     weight = polarisation_weight(40)
     return (
         compiled(make_polarised_step(gated, optimizer, weight)),
-        compiled(make_step(with_gate_statistics(gated), optimizer)),
+        compiled(with_gate_spread(make_step(with_gate_statistics(gated), optimizer))),
     )
 
 
@@ -234,7 +238,7 @@ def test_statistics_are_those_of_numpy_by_kind_and_over_all():
     ]
     rate = generator.uniform(0.8, 1.0, (5,)).astype(np.float32)
     gates = [{"forget": jnp.asarray(forget[0]), "rate": jnp.asarray(rate)}, {"forget": jnp.asarray(forget[1])}]
-    found = jax.jit(gate_statistics)(gates)
+    found = jax.jit(lambda gates: gate_spread(gate_statistics(gates)))(gates)
     joined = {"forget": np.concatenate([part.ravel() for part in forget]), "rate": rate}
     decided = {kind: np.abs(2 * values - 1) > 0.8 for kind, values in joined.items()}
     expected = {}
@@ -245,6 +249,51 @@ def test_statistics_are_those_of_numpy_by_kind_and_over_all():
     expected["gate_variance"] = np.mean([values.var() for values in joined.values()])
     expected["gate_std"] = expected["gate_variance"] ** 0.5
     chex.assert_trees_all_close(dict(found), {name: np.float32(value) for name, value in expected.items()}, rtol=1e-5)
+
+
+def by_rows(params, batch, key):
+    """Gates that are the same within a sequence, and others in the next."""
+    gates = {kind: jax.nn.sigmoid(params["w"] * batch[kind]) for kind in ("rate", "forget")}
+    return jnp.mean(params["w"] ** 2), {}, (gates,)
+
+
+def plain(gated, optimizer, reduce_gradients=lambda tree: tree, *, accumulation=1):
+    step = make_step(with_gate_statistics(gated), optimizer, reduce_gradients, accumulation=accumulation)
+    return with_gate_spread(step)
+
+
+def with_term(gated, optimizer, reduce_gradients=lambda tree: tree, *, accumulation=1):
+    return make_polarised_step(gated, optimizer, polarisation_weight(10), reduce_gradients, accumulation=accumulation)
+
+
+@pytest.mark.parametrize("make", [plain, with_term])
+def test_the_spread_of_gates_is_that_of_the_whole_batch_by_parts_and_by_devices(make):
+    """Each of four sequences has gates of its own, all the same: within a part or a device nothing varies."""
+    rows = np.array([-2.0, -0.5, 0.5, 3.0], np.float32)
+    batch = {"rate": np.repeat(rows[:, None], 5, axis=1), "forget": np.repeat(0.1 * rows[:, None], 5, axis=1)}
+    gates = {kind: 1 / (1 + np.exp(-values.astype(np.float64))) for kind, values in batch.items()}
+    expected = {f"gate_{kind}_std": values.std() for kind, values in gates.items()}
+    expected["gate_variance"] = np.mean([values.var() for values in gates.values()])
+    expected["gate_std"] = expected["gate_variance"] ** 0.5
+
+    optimizer = adamw(clip_norm=None)
+    state = init_state({"w": jnp.ones((1, 1))}, optimizer, jax.random.key(0))
+    found = [make(by_rows, optimizer, accumulation=parts)(state, batch, 0.1)[1] for parts in (1, 4)]
+    for devices in (1, 4):
+        update = make_update(make(by_rows, optimizer, mean_over_data), lambda step: 0.1, model_mesh(devices))
+        found.append(update(jax.tree.map(jnp.copy, state), batch, np.float32(1))[1])
+    for metrics in found:
+        assert not any(name.endswith("_square") for name in metrics)
+        for name, value in expected.items():
+            assert float(metrics[name]) == pytest.approx(value, rel=1e-4), name
+
+
+def test_gates_that_are_all_the_same_have_a_spread_of_none_and_a_small_one_is_seen():
+    same = gate_spread(gate_statistics([{"rate": jnp.full((999,), 0.9)}]))
+    assert float(same["gate_std"]) < 2e-4
+    values = np.float32(0.98) + np.random.default_rng(0).normal(0, 1e-2, 100_000).astype(np.float32)
+    found = gate_spread(gate_statistics([{"rate": jnp.asarray(values)}]))
+    assert float(found["gate_std"]) == pytest.approx(values.std(), rel=1e-2)
 
 
 def test_polarised_adds_the_term_to_the_loss():

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from atlas_jax.training.memories import chunk_sets
 from atlas_jax.training.memories.chunk_sets import ChunkSetError, decide, read_decision, write_decision
 from atlas_jax.training.memories.gate_watch import RunWatch
 from atlas_jax.training.runs.execution import execute
+from atlas_jax.training.runs.programs import fresh_state, token_losses
 from atlas_jax.training.runs.run import reopen, resolve
 from atlas_jax.training.runs.settings import Settings, SettingsError
 
@@ -61,6 +63,35 @@ def test_gates_are_told_of_every_step_and_polarised_where_it_is_asked_for(text, 
     )  # of the step before the end of the schedule
     assert (np.diff(weights[4:]) < 0).all()
     assert polarised[0]["loss"] == pytest.approx(without[0]["loss"], rel=1e-5), "the loss has the term in it"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {
+            "model": "transformer",
+            "preset": "micro-32",
+            "config": ("d_model=16", "layers=1", "heads=1", "feed_forward=16"),
+        },
+        {"model": "atlas"},
+    ],
+    ids=["transformer", "atlas"],
+)
+def test_the_weights_of_needles_are_those_of_the_loss(text, tmp_path, changed):
+    """Of the first step, whose parameters are known: by hand, of targets that count as much as their batch says."""
+    run = resolve(settings(text, needles=0.5, length=32, steps=1, accumulation=2, **changed), tmp_path)
+    batch = run.batches.at(0)
+    losses = token_losses(
+        run.model,
+        run.config,
+        fresh_state(run.model, run.config, run.optimizer, 0, run.mesh).params,
+        jnp.asarray(batch["tokens"]),
+    )
+    execute(run)
+    told = lines(tmp_path / "metrics.jsonl")[0]["loss"]
+    losses, weights = np.asarray(losses, np.float64), np.asarray(batch["weights"], np.float64)
+    assert told == pytest.approx(np.mean(losses * weights), rel=1e-5)
+    assert told != pytest.approx(losses.mean(), rel=1e-4), "all count the same"
 
 
 @pytest.mark.parametrize("given", [pytest.param(["--recovery", "none"], marks=pytest.mark.slow, id="saves"), []])

@@ -81,3 +81,20 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(IntervalError, match=r"decision.json: expected a decision"):
         read_interval(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("chosen", "x"), ("chosen", True), ("chosen", 0), ("fitting", None)])
+def test_an_interval_that_is_no_number_of_steps_is_named(tmp_path, name, value):
+    path = tmp_path / "decision.json"
+    write_interval(choose_interval(0.1, 0.1), path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(
+        IntervalError, match=rf"decision.json: expected a decision.*{name} is {value!r}, expected a number"
+    ):
+        read_interval(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "decision.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(IntervalError, match=r"decision.json: expected a decision"):
+        read_interval(tmp_path / "decision.json")

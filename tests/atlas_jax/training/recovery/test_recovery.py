@@ -417,3 +417,33 @@ def test_wrong_settings_are_named(tmp_path):
         ValueError, match="healthy_after is 8, expected at most 1 x save_every = 6: 2 checkpoints are kept"
     ):
         Outcome(tmp_path, checkpoints=Checkpointer(tmp_path / "few", keep=2))
+
+
+class Stages:
+    """A source whose loss triples for good where stage two begins, as with other chunks."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def at(self, position):
+        batch = Source().at(position)
+        second = position >= self.start
+        return {**batch, "y": batch["y"] * (3 if second else 1), "stage": np.full((1,), 2 if second else 1, np.int32)}
+
+
+def test_another_stage_may_have_another_loss(tmp_path):
+    """The same rise fires where it is no stage, and the trigger knows the losses of the stage alone."""
+
+    def staged(params, batch, key):
+        value, aux = loss(params, batch, key)
+        return value, {**aux, "stage": batch["stage"][0].astype(jnp.float32)}
+
+    def unstaged(params, batch, key):
+        return loss(params, batch, key)
+
+    run = Outcome(tmp_path / "staged", step=make_step(staged, adamw()), batches=Stages(40))
+    assert rollbacks(run.extra) == ()
+    assert run.extra["recovery"]["trigger"]["seen"] == STEPS - 40
+    assert run.extra["recovery"]["stage"] == 2
+    with pytest.raises(RecoveryError):
+        Outcome(tmp_path / "unstaged", step=make_step(unstaged, adamw()), batches=Stages(40))

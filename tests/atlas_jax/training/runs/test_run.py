@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import namedtuple
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -231,6 +232,9 @@ def test_another_run_in_the_folder_is_named(undisturbed):
     resolve(settings(evaluate_every=3, save_every=7), folder)
 
 
+ATLAS = {"model": "atlas", "preset": "micro"}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -246,7 +250,27 @@ def test_another_run_in_the_folder_is_named(undisturbed):
         ({"devices": 3}, r"--devices is 3, expected a divisor of --batch / --accumulation = 8"),
         ({"config": ("width=3",)}, r"TransformerConfig has no width, expected one of vocab_size, d_model"),
         ({"config": ("width",)}, r"--config width: expected NAME=VALUE"),
-        ({"config": ("heads=many",)}, r"heads|not supported"),
+        ({"config": ("heads=many",)}, r"--config heads=many: expected a whole number$"),
+        ({"config": ("layers=1.5",)}, r"--config layers=1\.5: expected a whole number$"),
+        ({"config": ("layers=true",)}, r"--config layers=true: expected a whole number$"),
+        ({"config": ("context=64",)}, r"--config context=64: expected --length, which says it"),
+        ({"config": ("vocab_size=9",)}, r"--config vocab_size=9: expected --vocabulary, which says it"),
+        ({**ATLAS, "config": ("rate=fast",)}, r"--config rate=fast: expected a finite number$"),
+        ({**ATLAS, "config": ("rate=NaN",)}, r"--config rate=NaN: expected a finite number$"),
+        ({**ATLAS, "config": ("tied=1",)}, r"--config tied=1: expected true or false$"),
+        ({**ATLAS, "config": ("shard=None",)}, r"--config shard=None: expected a whole number or null$"),
+        ({**ATLAS, "config": ("chunks=16",)}, r"--config chunks=16: expected \[...\] of which each is a whole number$"),
+        ({**ATLAS, "config": ("chunks=[1.5]",)}, r"--config chunks=\[1\.5\]: expected \[...\] of which each"),
+        ({**ATLAS, "config": ("projection=3",)}, r"--config projection=3: expected a word or null$"),
+        ({**ATLAS, "config": ("rule=magic",)}, r"--config rule=magic: expected one of descent, muon, lact, delta$"),
+        (
+            {**ATLAS, "config": ("chunks=[8]",), "chunks": (4,)},
+            r"--config chunks=\[8\]: expected --chunks alone, which says it",
+        ),
+        (
+            {**ATLAS, "config": ("dtype=float32",), "dtype": "bfloat16"},
+            r"--config dtype=float32: expected --dtype alone, which says it",
+        ),
         ({"config": ("heads=3",)}, r"TransformerConfig.d_model is 32, expected a multiple"),
         ({"dtype": "bfloat16"}, r"TransformerConfig has no dtype"),
         ({"chunks": (4,)}, r"TransformerConfig has no chunks"),
@@ -258,6 +282,18 @@ def test_a_setting_that_cannot_be_is_named_and_leaves_no_folder(tmp_path, change
     with pytest.raises(SettingsError, match=message):
         resolve(settings(**changed), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_fields_of_the_config_are_of_their_kinds(tmp_path):
+    given = ("chunks=[4,8]", "shard=16", "rate=1", "tied=true", "projection=null", "dtype=bfloat16", "block=gate")
+    config = resolve(settings(**ATLAS, config=given), tmp_path).config
+    assert (config.chunks, config.shard, config.rate, config.tied) == ((4, 8), 16, 1.0, True)
+    assert (config.projection, config.dtype, config.block) == (None, "bfloat16", "gate")
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(SettingsError, match=r"/proc/none/run: the folder of the run cannot be made \(No such file"):
+        resolve(settings(), Path("/proc/none/run"))
 
 
 def test_a_text_too_short_for_a_window_is_named(tmp_path):

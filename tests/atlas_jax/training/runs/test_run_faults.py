@@ -25,7 +25,7 @@ from atlas_jax.training.recovery.rollback import write_rollbacks
 from atlas_jax.training.recovery.trigger import Trigger
 from atlas_jax.training.runs.execution import execute, plain_step
 from atlas_jax.training.runs.progress import Display
-from atlas_jax.training.runs.run import KEPT, reopen
+from atlas_jax.training.runs.run import KEPT, alone, reopen
 
 TIMES = ("time", "tokens_per_second")
 LOGS = ("metrics.jsonl", "held_out.jsonl", "events.jsonl", "rollbacks.jsonl")
@@ -432,3 +432,24 @@ def test_a_wrong_learning_rate_is_lowered(tmp_path, data):
     assert (record["response"], record["rate_scale"]) == ("slow", 0.01)
     found = rows(tmp_path / "metrics.jsonl")
     assert found[-1]["loss"] < found[24]["loss"]
+
+
+def test_what_was_passed_over_stays_so_without_recovery(recovered_run, tmp_path):
+    """A run that went back goes on from its last checkpoint but one by the plain loop: as far ahead in its data as it was."""
+    folder, state, _ = recovered_run
+    shutil.copytree(folder, tmp_path / "run")
+    with Checkpointer(tmp_path / "run" / "checkpoints", keep=KEPT) as checkpoints:
+        before = checkpoints.steps()[-2]
+        checkpoints.abandon_after(before)
+    again = execute(reopen(tmp_path / "run"))
+    assert int(again.position) == int(state.position)
+    chex.assert_trees_all_equal(again.params, state.params)
+    found = newest(tmp_path / "run")[1]["recovery"]
+    assert [record["response"] for record in found["rollbacks"]] == ["skip"]
+
+
+def test_two_processes_do_not_train_in_one_folder(data, undisturbed, capsys):
+    with alone(undisturbed):
+        assert command.main(given(data, SHORT, undisturbed)) == 2
+    assert capsys.readouterr().err.endswith("another process trains in it, expected one at a time\n")
+    assert command.main(given(data, SHORT, undisturbed)) == 0

@@ -74,3 +74,12 @@ def test_bad_options_are_one_line(trained, capsys, given, expected):
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
     assert sample.main([str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_command_with_130_and_a_word(tmp_path, capsys, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "reopen", interrupted)
+    assert sample.main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"

@@ -228,3 +228,29 @@ def test_what_is_no_data_is_named(tmp_path):
     long = write(tmp_path, "long.txt", "text " * 40)
     with pytest.raises(DataError, match=r"long\.txt: 11 tokens are held out, expected at least 17"):
         encode(read([long], 0.05), length=16, tokenizer="bytes", vocabulary=0)
+
+
+@pytest.mark.parametrize("text", ["x", "hello world\n"])
+def test_text_too_short_to_part_is_named(tmp_path, text):
+    path = write(tmp_path, "short.txt", text)
+    with pytest.raises(
+        DataError, match=rf"short\.txt: {len(text)} characters are too few to hold out 0\.05 of them, exp"
+    ):
+        read([path], 0.05)
+
+
+def test_shards_without_tokens_to_part_are_named(tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros(0, np.int32))
+    np.save(tmp_path / "one.npy", np.zeros(1, np.int32))
+    (tmp_path / "one.bin").write_bytes(b"\x01\x00")
+    header = np.zeros(256, "<i4")
+    header[0] = 20240520
+    (tmp_path / "header.bin").write_bytes(header.tobytes())
+    for name, message in (
+        ("none.npy", r"none\.npy: has no token, expected some"),
+        ("one.npy", r"one\.npy: 1 tokens are too few to hold out 0\.05 of them, expected some to train on"),
+        ("one.bin", r"one\.bin: 1 tokens are too few to hold out"),
+        ("header.bin", r"header\.bin: has no token after its header"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read([tmp_path / name], 0.05)

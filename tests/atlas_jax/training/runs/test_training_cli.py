@@ -9,13 +9,18 @@ import signal
 import sys
 from collections import namedtuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlas_jax.training import __main__ as command
 from atlas_jax.training.__main__ import main
-from atlas_jax.training.runs import tensorboard
+from atlas_jax.training.checkpoint import Checkpointer
+from atlas_jax.training.runs import sample, tensorboard
+from atlas_jax.training.runs.probes import Probing
 from atlas_jax.training.runs.progress import Display, duration
 from atlas_jax.training.runs.run_plot import draw, smooth
+from atlas_jax.training.telemetry import LogError
 
 SMALL = [
     "--model",
@@ -124,7 +129,7 @@ def test_rows_go_to_tensorboard_as_scalars(tmp_path, monkeypatch):
 
 
 def test_a_drawing_needs_a_step_and_bears_one_that_is_not_finite(tmp_path):
-    with pytest.raises(ValueError, match="no line of metrics"):
+    with pytest.raises(LogError, match=r"metrics\.jsonl: no line of metrics"):
         draw(tmp_path)
     np.testing.assert_allclose(smooth(np.array([np.nan, 1.0, np.nan, 3.0, 5.0]), reach=1), [np.nan, 1, 2, 4, 5])
     rows = [{"step": 1, "loss": None, "grad_norm": None, "learning_rate": 0.1, "stage": 1, "nonfinite": True}]
@@ -135,3 +140,42 @@ def test_a_drawing_needs_a_step_and_bears_one_that_is_not_finite(tmp_path):
 
 def test_durations_are_read_at_a_glance():
     assert [duration(s) for s in (41.6, 185.0, 7801.0)] == ["42 s", "3 min 5 s", "2 h 10 min"]
+
+
+def test_what_a_finished_run_lacks_is_one_line(tmp_path, capsys):
+    arguments = [*TRAIN, "--out", str(tmp_path), "--steps", "1", "--probe-every", "0"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert main([*arguments, "--plot"]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path / 'metrics.jsonl'}: no line of metrics, expected those of a run" in said
+    assert "Traceback" not in said
+    with Checkpointer(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(2, {"w": jnp.zeros(3)}, {})
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "error: " in said
+    assert "checkpoint of another model or optimizer" in said
+    assert sample.main([str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(("needles", "warned"), [("0", False), ("0.5", True)])
+def test_needles_are_missed_only_by_who_learns_to_find_them(tmp_path, caplog, monkeypatch, needles, warned):
+    none = Probing(1, lambda params: {"niah_accuracy": jnp.zeros((), jnp.float32)})
+    monkeypatch.setattr(command, "probing_of", lambda run, every, say: none)
+    given = [*TRAIN, "--out", str(tmp_path), "--steps", "1"]
+    assert main([*given, "--length", "32", "--needles", needles]) == 0
+    assert [row["niah_accuracy"] < 0.8 for row in lines(tmp_path / "metrics.jsonl")] == [True]
+    assert any("needles are not found, expected niah_accuracy >= 0.8" in said for said in caplog.messages) == warned
+
+
+def test_the_help_breaks_lines_at_the_ends_of_sentences(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    ends = [line.strip("│ ") for line in said.splitlines()]
+    for last in ("again at half the rate.", "from step 100 to 500", "0: never."):
+        assert any(end.endswith(last) for end in ends), last
+    assert "None: never go back, and stop only at numbers that are not finite." in " ".join(ends)
+    assert "2 bad input or a full disk, 130 interrupted" in " ".join(ends)
