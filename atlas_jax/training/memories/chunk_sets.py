@@ -313,6 +313,8 @@ def main(arguments: list[str] | None = None) -> int:
     compilation_cache()
     names = {name: getattr(options, name) for name in ("preset", "config", "length", "batch", "vocabulary", "dtype")}
     settings = Settings(**names)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    out = Console(soft_wrap=True, highlight=False, markup=False)
     try:
         check(settings)
         _, preset = preset_of(settings)
@@ -321,11 +323,14 @@ def main(arguments: list[str] | None = None) -> int:
         require_a_set(config, length)
         speed = TrainingSpeed(options.batch, length)
         found = decide(config, speed, length=length, measured=speed._asdict())
+        out.print(table(found))  # before it is written: minutes of measuring are not lost on a full disk
         write_decision(found, options.out)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted.")
+        return 130
     except (SettingsError, ChunkSetError, OSError) as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}")
+        errors.print(f"error: {error}")
         return 2
-    Console(soft_wrap=True, highlight=False, markup=False).print(table(found))
     return 0 if found.chunks is not None else 1
 
 

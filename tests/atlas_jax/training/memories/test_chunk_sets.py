@@ -140,6 +140,23 @@ def test_the_command_refuses_what_no_set_fits_before_it_measures_and_names_what_
     assert seen == [None, 128, 128, 128]
 
 
+def test_what_was_measured_is_told_though_it_cannot_be_written_and_ctrl_c_ends_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(chunk_sets.TrainingSpeed, "__call__", lambda self, config: 100.0)
+    given = ["--config", "shard=128", "--length", "256"]
+    (tmp_path / "file").write_text("")
+    assert chunk_sets.main([*given, "--out", str(tmp_path / "file" / "chunk_sets.json")]) == 2
+    said = capsys.readouterr()
+    assert "100" in said.out
+    assert "file" in said.err
+
+    def interrupted(self, config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chunk_sets.TrainingSpeed, "__call__", interrupted)
+    assert chunk_sets.main([*given, "--out", str(tmp_path / "chunk_sets.json")]) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
 def test_a_global_chunk_that_does_not_fit_the_shard_is_named_too():
     config = replace(CONFIG, chunks=(16,), shard=48, global_chunk=48)
     with pytest.raises(ChunkSetError, match=r"choose --config shard=128 global_chunk=128 --length 1024"):

@@ -190,18 +190,18 @@ def test_the_chunk_sets_command_writes_what_it_prints(text, tmp_path, capsys, mo
     monkeypatch.setattr(
         chunk_sets.TrainingSpeed, "__call__", lambda self, c: seen.append((self, c)) or speeds[c.chunks]
     )
-    given = ["--preset", "micro-tnt", "--config", "shard=128", "global_chunk=128", "--length", "64", "--batch", "3"]
+    given = ["--preset", "micro-tnt", "--config", "shard=128", "global_chunk=128", "--length", "256", "--batch", "3"]
     path = tmp_path / "made" / "chunk_sets.json"
     assert chunk_sets.main([*given, "--dtype", "bfloat16", "--out", str(path)]) == 0
     assert "locked: set C [8, 32, 64] trains 7.00 times" in capsys.readouterr().out
-    assert {(speed.batch, speed.length) for speed, _ in seen} == {(3, 64)}
+    assert {(speed.batch, speed.length) for speed, _ in seen} == {(3, 256)}
     found = read_decision(path)
     assert (found.chunks, found.measured["batch"], found.machine["device"]) == (
         (8, 32, 64),
         3,
         jax.devices()[0].device_kind,
     )
-    common = {"preset": "micro-tnt", "config": ("shard=128", "global_chunk=128"), "length": 64, "dtype": "bfloat16"}
+    common = {"preset": "micro-tnt", "config": ("shard=128", "global_chunk=128"), "length": 256, "dtype": "bfloat16"}
     run = resolve(Settings(data=(text,), chunks_from=path, **common), tmp_path / "run")
     assert run.config.chunks == (8, 32, 64), "what the command measures is the model that is trained on bytes"
     speeds[8, 32, 64] = 3.0
