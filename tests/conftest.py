@@ -17,6 +17,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 compilation_cache()
+jax.devices()  # before a command under test could choose how many there are
 
 # A test worker, like a job in the background, may ignore interrupts; the programs that tests start and interrupt must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

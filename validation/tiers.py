@@ -29,7 +29,7 @@ from spectral.resonance import ResonanceConfig
 from validation.profiles import BRANCH_GRAIN, Profile, TierPlan
 
 # Raised whenever training or measuring changes: results of another format are neither compared nor continued.
-FORMAT = 9
+FORMAT = 10
 CHECKPOINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # ends of the decayed branches, as shares of all steps
 DECAY = 1 / 5  # of a branch
 SAVE_EVERY_SECONDS = 5.0

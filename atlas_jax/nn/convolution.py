@@ -52,7 +52,8 @@ def short_convolution(
 
     Args:
       x: inputs, any float dtype; the result has the same.
-      kernel: w factors a channel, that of the token itself first; of x's dtype, or float32 beside a narrower x.
+      kernel: w factors a channel, that of the token itself first; of x's dtype, or float32 beside a narrower x. In a shard_map
+        that checks what varies it must vary as x does (`jax.lax.pcast`), as its derivative is a custom one.
       past: the last w - 1 inputs, oldest first, of x's dtype; None at the start of a sequence (zeros).
 
     Returns:

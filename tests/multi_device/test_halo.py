@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.distributed.halo import left_neighbour, of_last_device, tokens_before, window_before
-from atlas_jax.distributed.mesh import SEQUENCE, abstract_model_mesh, model_mesh
+from atlas_jax.distributed.mesh import DATA, SEQUENCE, abstract_model_mesh, model_mesh
 from atlas_jax.distributed.sharding import REPLICATED, spec
 from atlas_jax.nn.attention import Window, sliding_window_attention
 from atlas_jax.nn.convolution import short_convolution
@@ -43,6 +43,9 @@ def convolution(shape):
         return short_convolution(x, kernel, past)
 
     def one_slice(x, kernel, past):
+        kernel = jax.lax.pcast(
+            kernel, (DATA, SEQUENCE), to="varying"
+        )  # its derivative, a custom one, is that of a device
         y, last = short_convolution(x, kernel, tokens_before(x, 3, SEQUENCE, past))
         return y, of_last_device(last, SEQUENCE)
 
