@@ -22,7 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -30,6 +29,7 @@ from atlas_jax.memory.dual import ratios
 from atlas_jax.memory.features import expand, scores
 from atlas_jax.memory.networks import LINEAR, Network, Weights
 from atlas_jax.memory.tokens import Tokens, masked
+from atlas_jax.memory.unit_triangular import solve
 
 
 class DeltaState(NamedTuple):
@@ -105,12 +105,9 @@ class GatedDelta:
         before = state.weights["value"]
         key, query = expand(tokens.key, scales), expand(tokens.query, scales)
         decay, kept = ratios(gates.log_keep), jnp.exp(jnp.cumsum(gates.log_keep))
-        added = jax.lax.linalg.triangular_solve(
+        added = solve(
             gates.rate[:, None] * decay * scores(tokens.key, tokens.key, scales),
             gates.rate[:, None] * (tokens.value - kept[:, None] * (key @ before)),
-            left_side=True,
-            lower=True,
-            unit_diagonal=True,
         )
         outputs = kept[:, None] * (query @ before) + (decay * scores(tokens.query, tokens.key, scales)) @ added
         after = kept[-1] * before + (decay[-1][:, None] * key).T @ added
