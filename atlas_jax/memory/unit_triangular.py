@@ -1,9 +1,9 @@
 """Systems of a lower triangular matrix with ones on its diagonal, by matrix products alone.
 
-XLA gives triangular systems on CPUs to LAPACK. Its kernel hands the matrices of a batch to the threads of XLA's pool and waits for
-them inside that same pool (jaxlib 0.10.2, `ParallelBatchMap`), while each call wants threads of OpenBLAS's own. Where two systems
-that do not depend on each other are due at once on two cores, as those of a hierarchy of memories are, every thread can be one that
-waits: steps took 20 times as long, and one never ended. Products wait for nobody, and they are what accelerators are made for.
+XLA gives triangular systems on CPUs to LAPACK. Its kernel hands the matrices of a batch to the threads of XLA's pool and waits
+for them inside that same pool (jaxlib 0.10.2, `ParallelBatchMap`), while each call wants threads of OpenBLAS's own. Where two
+systems that do not depend on each other are due at once on two cores, as those of a hierarchy of memories are, every thread can be
+one that waits: steps took 20 times as long, and one never ended. Products wait for nobody, and accelerators are made for them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SMALL = 4
 def solve(matrix: Float[Array, "t t"], right: Float[Array, "t v"]) -> Float[Array, "t v"]:
     """X with (I + the part of `matrix` below its diagonal) X = right.
 
-    What the inverse leaves over is solved for once more: over 10,000 tokens at an eigenvalue of -1, products of inverses alone are
-    off by twice as much as LAPACK's substitution, and with this by half as much.
+    What the inverse leaves over is solved for once more: over 10,000 tokens at an eigenvalue of -1, products of inverses alone
+    are off by twice as much as LAPACK's substitution, and with this by half as much.
 
     Args:
       matrix: what is not below its diagonal is not looked at.
