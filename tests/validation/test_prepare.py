@@ -12,7 +12,7 @@ from small_world import TINY, corpus_of, markov_rows
 from atlas_jax.data import ByteTokenizer
 from validation.bench.damage import duplicates
 from validation.datasets import DatasetError
-from validation.diversity.shingles import normalised
+from validation.diversity.texts import normalised
 from validation.prepare import HELD_OUT_BLOCKS, HELD_OUT_SHARE, data_variants, held_out_for, prepare, training_windows
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from validation.datasets.base import BadRows, Columns, DatasetError, Format, Metadata, TextKind
-from validation.datasets.delimited import Delimited
-from validation.datasets.files import find_files, format_of
-from validation.datasets.json_array import JsonArray
-from validation.datasets.json_lines import JsonLines
-from validation.datasets.parquet import Parquet
+from validation.datasets.base import BadRows, Columns, Format, Metadata
+from validation.datasets.files import find_files, shown_path
+from validation.datasets.opening import one_format, reader
 from validation.datasets.schemas import BadValue, Schema, recognise
-from validation.datasets.text import Text, text_kind
+from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError
+from validation.datasets.text import Text
 
 ROWS = pa.schema([("file", pa.int32()), ("row", pa.int64()), ("text", pa.large_string()), ("trained_from", pa.int32())])
 
@@ -29,11 +27,11 @@ class Dataset:
     """
 
     def __init__(
-        self, metadata: Metadata, paths: tuple[Path, ...], fmt: Format, schema: Schema, *, skip_bad_rows: bool
+        self, metadata: Metadata, sources: tuple[Source, ...], fmt: Format, schema: Schema, *, skip_bad_rows: bool
     ) -> None:
         self.metadata = metadata
         self.skipped: list[tuple[str, int, str]] = []
-        self._paths = paths
+        self._sources = sources
         self._format = fmt
         self._schema = schema
         self._skip_bad_rows = skip_bad_rows
@@ -73,9 +71,9 @@ class Dataset:
             raise DatasetError(f"{self.metadata.path}: every row is bad; the first is row {row} of {file}: {reason}")
 
     def _rows(self) -> Iterator[tuple[int, int, str, int]]:
-        for index, (path, name) in enumerate(zip(self._paths, self.metadata.files, strict=True)):
-            bad = BadRows(path, name, self.skipped if self._skip_bad_rows else None)
-            for row, values in self._format.records(path, bad, self._schema.fields):
+        for index, (source, name) in enumerate(zip(self._sources, self.metadata.files, strict=True)):
+            bad = BadRows(source, name, self.skipped if self._skip_bad_rows else None)
+            for row, values in self._format.records(source, bad, self._schema.fields):
                 try:
                     text, trained_from = self._schema.render(values)
                     text.encode()
@@ -88,15 +86,19 @@ class Dataset:
 
 
 def open_dataset(
-    path: str | os.PathLike[str], *, text_column: str | None = None, skip_bad_rows: bool = False
+    path: str | os.PathLike[str],
+    *,
+    text_column: str | None = None,
+    skip_bad_rows: bool = False,
+    storage: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Opens text data and finds out what its rows are, reading only the beginning of each file.
 
     Args:
-      path: a file, a folder (searched with its subfolders) or a glob pattern; .txt, .jsonl, .ndjson, .json, .csv, .tsv
-        and .parquet.
+      path: a file, a folder (searched with its subfolders), a glob pattern or a URI, of any format that `open_table` reads.
       text_column: the column to use as plain text, whatever the schema; None recognises the schema from the columns.
       skip_bad_rows: whether rows that cannot be read are counted in `Dataset.skipped` instead of stopping the stream.
+      storage: options of remote storage (see `open_table`).
 
     Returns:
       The dataset.
@@ -106,54 +108,34 @@ def open_dataset(
         of different schemas.
     """
     given = os.fspath(path)
-    root, paths = find_files(given)
-    name = format_of(paths[0])
-    for other in paths:
-        if format_of(other) != name:
-            pattern = root / f"*{other.suffix}"
-            raise DatasetError(
-                f"{paths[0]} is {name} and {other} is {format_of(other)}; expected one format, such as {str(pattern)!r}"
-            )
+    sources, name = one_format(find_files(given, storage))
     if name == "text" and text_column is not None:
-        raise DatasetError(f"{paths[0]}: no column {text_column!r}; plain text has no columns")
-    kind = text_kind(paths) if name == "text" else "records"
-    fmt = _format(name, kind)
-    found = [fmt.columns(file) for file in paths]
+        raise DatasetError(f"{sources[0]}: no column {text_column!r}; plain text has no columns")
+    fmt = reader(name, sources)
+    found = [fmt.columns(source) for source in sources]
     columns = {column: None for columns in found for column in columns}
-    schema = Schema("plain", ("text",)) if name == "text" else _one_schema(paths, found, text_column)
+    schema = Schema("plain", ("text",)) if name == "text" else _one_schema(sources, found, text_column)
     metadata = Metadata(
-        path=given,
-        files=tuple(str(file.relative_to(root)) for file in paths),
+        path=shown_path(given),
+        files=tuple(source.name for source in sources),
         format=name,
         schema=schema.name,
         fields=schema.fields if columns else (),
         columns=tuple(columns),
-        bytes=sum(file.stat().st_size for file in paths),
-        text_kind=kind,
+        bytes=sum(source.size for source in sources),
+        text_kind=fmt.kind if isinstance(fmt, Text) else "records",
     )
-    return Dataset(metadata, tuple(paths), fmt, schema, skip_bad_rows=skip_bad_rows)
+    return Dataset(metadata, sources, fmt, schema, skip_bad_rows=skip_bad_rows)
 
 
-def _format(name: str, kind: TextKind) -> Format:
-    if name == "text":
-        return Text(kind)
-    return {
-        "jsonl": JsonLines(),
-        "json": JsonArray(),
-        "csv": Delimited(","),
-        "tsv": Delimited("\t"),
-        "parquet": Parquet(),
-    }[name]
-
-
-def _one_schema(paths: list[Path], columns: list[Columns], text_column: str | None) -> Schema:
+def _one_schema(sources: tuple[Source, ...], columns: list[Columns], text_column: str | None) -> Schema:
     """The schema that all files share; of two that differ in an optional field, the one that has it."""
-    schemas = [recognise(path, here, text_column) for path, here in zip(paths, columns, strict=True)]
+    schemas = [recognise(source, here, text_column) for source, here in zip(sources, columns, strict=True)]
     first = schemas[0]
-    for path, schema in zip(paths, schemas, strict=True):
+    for source, schema in zip(sources, schemas, strict=True):
         if schema.required() != first.required():
             ours, theirs = (f"{one.name} ({', '.join(one.fields)})" for one in (first, schema))
-            raise DatasetError(f"{paths[0]} holds {ours} and {path} holds {theirs}; expected one schema")
+            raise DatasetError(f"{sources[0]} holds {ours} and {source} holds {theirs}; expected one schema")
     return max(schemas, key=lambda schema: len(schema.fields))
 
 

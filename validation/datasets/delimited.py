@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import itertools
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from validation.datasets.base import SAMPLE_ROWS, BadRows, Columns, DatasetError, Record, encoding_error
+import pyarrow as pa
+
+from validation.datasets.base import SAMPLE_ROWS, BadRows, Columns, Inspection, Piece, Record, Request
+from validation.datasets.fields import infer_field_type
+from validation.datasets.fields import field_array
+from validation.datasets.lines import MAX_ROW_BYTES, Lines
+from validation.datasets.records import Row, estimate, kind_of, pieces_of
+from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError
 
 PROBE_ROWS = 1_000
 
@@ -24,63 +30,84 @@ class Delimited:
     def __init__(self, delimiter: Literal[",", "\t"]) -> None:
         self.delimiter = delimiter
 
-    def columns(self, path: Path) -> Columns:
+    def inspect(self, source: Source, sample_rows: int) -> Inspection:
+        """The header, the types of the first rows, and rows estimated from their bytes."""
+        lines, skipped = Lines(source), []
+        rows = self._rows(source, lines)
+        header = self._header(source, next(rows, None))
+        start = lines.offset
+        good = self._good(header, rows, BadRows(source, source.name, skipped))
+        sample = [row for _, row, _ in itertools.islice(good, sample_rows)]
+        columns = list(zip(*sample, strict=True)) or [()] * len(header)
+        schema = pa.schema([(name, infer_field_type(column)) for name, column in zip(header, columns, strict=True)])
+        size = lines.offset - start
+        if next(good, None) is None:
+            return Inspection(schema, len(sample), not skipped)
+        return Inspection(schema, estimate(source, size, len(sample)), False)
+
+    def columns(self, source: Source) -> Columns:
         """The header; a column of which all sampled values are numbers does not hold text."""
-        header = self._header(path)
-        sample = itertools.islice(self.records(path, BadRows(path, path.name, []), ()), SAMPLE_ROWS)
+        sample = itertools.islice(self.records(source, BadRows(source, source.name, []), ()), SAMPLE_ROWS)
         rows = [values for _, values in sample]
         if not rows:
             # The first bad row, if any, says more than "no rows".
-            next(self.records(path, BadRows(path, path.name, None), ()), None)
-            raise DatasetError(f"{path}: a header but no rows; expected at least one")
-        return {name: "other" if all(_is_number(row[name]) for row in rows) else "string" for name in header}
+            next(self.records(source, BadRows(source, source.name, None), ()), None)
+            raise DatasetError(f"{source}: a header but no rows; expected at least one")
+        return {
+            name: "other" if all(_is_number(row[name]) for row in rows) else kind_of(rows[0][name]) for name in rows[0]
+        }
 
-    def records(self, path: Path, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
+    def records(self, source: Source, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
         """Rows with their 1-based numbers; the header and blank lines are not counted."""
-        header = self._header(path)
-        rows = self._rows(path)
-        next(rows)
+        rows = self._rows(source, Lines(source))
+        header = self._header(source, next(rows, None))
+        for number, row, _ in self._good(header, rows, bad):
+            yield number, dict(zip(header, row, strict=True))
+
+    def pieces(self, source: Source, bad: BadRows, request: Request) -> Iterator[Piece]:
+        """The same rows as typed columns."""
+        rows = self._rows(source, Lines(source))
+        header = self._header(source, next(rows, None))
+        schema = pa.schema([request.schema.field(name) for name in request.columns if name in header])
+        return pieces_of(self._good(header, rows, bad), header, schema, bad, request.rows, field_array)
+
+    def _good(self, header: list[str], rows: Iterable[list[str] | csv.Error], bad: BadRows) -> Iterator[Row]:
         for number, row in enumerate(rows, start=1):
             if isinstance(row, csv.Error):
                 bad.report(number, f"broken quoting: {row}")
             elif len(row) != len(header):
                 bad.report(number, f"{len(row)} fields; the header has {len(header)}")
             else:
-                yield number, dict(zip(header, row, strict=True))
+                yield number, row, sum(map(len, row))
 
-    def _header(self, path: Path) -> list[str]:
-        header = next(self._rows(path), None)
+    def _header(self, source: Source, header: list[str] | csv.Error | None) -> list[str]:
         if header is None:
-            raise DatasetError(f"{path}: only blank lines; expected a header line")
+            raise DatasetError(f"{source}: only blank lines; expected a header line")
         if isinstance(header, csv.Error):
-            raise DatasetError(f"{path}: broken quoting in the header line: {header}")
+            raise DatasetError(f"{source}: broken quoting in the header line: {header}")
         other = next((mark for mark in ";\t," if mark != self.delimiter and mark in header[0]), None)
         if len(header) == 1 and other:
-            raise DatasetError(f"{path}: fields seem to be separated by {other!r}; expected {self.delimiter!r}")
+            raise DatasetError(f"{source}: fields seem to be separated by {other!r}; expected {self.delimiter!r}")
         if twice := [name for name in header if header.count(name) > 1]:
-            raise DatasetError(f"{path}: the header names the column {twice[0]!r} more than once")
+            raise DatasetError(f"{source}: the header names the column {twice[0]!r} more than once")
         return header
 
-    def _rows(self, path: Path) -> Iterator[list[str] | csv.Error]:
+    def _rows(self, source: Source, lines: Iterable[str]) -> Iterator[list[str] | csv.Error]:
         """Fields of every row that is not blank; an error stands where a row cannot be split."""
-        csv.field_size_limit(sys.maxsize)  # documents are longer than the module's default of 128 KiB
-        quoting = self._quoting(path)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=self.delimiter, quoting=quoting, strict=True)
-            while True:
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    return
-                except UnicodeDecodeError:
-                    raise encoding_error(path) from None
-                except csv.Error as error:
-                    yield error
-                else:
-                    if row:
-                        yield row
+        csv.field_size_limit(MAX_ROW_BYTES)  # documents are longer than the module's default of 128 KiB
+        reader = csv.reader(lines, delimiter=self.delimiter, quoting=self._quoting(source), strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield error
+            else:
+                if row:
+                    yield row
 
-    def _quoting(self, path: Path) -> Literal[0, 3]:
+    def _quoting(self, source: Source) -> Literal[0, 3]:
         """Whether quotes are marks or characters: tab-separated files are often written without quoting.
 
         Read with quotes, such a file merges rows at the first field that begins with one, so a tab-separated file
@@ -89,9 +116,8 @@ class Delimited:
         if self.delimiter == ",":
             return csv.QUOTE_MINIMAL
         try:
-            with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-                rows = itertools.islice(csv.reader(file, delimiter="\t", strict=True), PROBE_ROWS)
-                widths = {len(row) for row in rows if row}
+            rows = itertools.islice(csv.reader(Lines(source), delimiter="\t", strict=True), PROBE_ROWS)
+            widths = {len(row) for row in rows if row}
         except csv.Error:
             return csv.QUOTE_NONE
         return csv.QUOTE_MINIMAL if len(widths) == 1 else csv.QUOTE_NONE

@@ -1,42 +1,65 @@
-"""From a path, folder or pattern to the files of a dataset."""
+"""From a path, folder, pattern or URI to the files of a dataset."""
 
 from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Iterable
-from pathlib import Path
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from validation.datasets.base import DatasetError
+import pyarrow.fs as pafs
 
-FORMATS = {
-    ".txt": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
+from validation.datasets.sniff import FORMATS, known_suffixes, suffix_of
+from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError, Storage, parse_uri
+
 NOT_DATA = frozenset(("readme", "license", "licence", "copying", "notice", "changelog"))
+MAX_FILES = 100_000
 
 
-def find_files(path: str) -> tuple[Path, list[Path]]:
+def find_files(path: str, options: Mapping[str, str] | None = None) -> tuple[Source, ...]:
     """Finds the files of a dataset.
 
     A folder gives its files of known suffix, subfolders included, in sorted order; dotfiles and papers such as
     `README.txt` are left out. A pattern gives the files that it matches, under the same rules.
 
-    Returns:
-      The folder that file names are relative to, and the files.
+    Args:
+      path: a local path or pattern, or a URI such as `s3://bucket/folder/*.parquet`.
+      options: of remote storage, such as `endpoint_override`.
 
     Raises:
       DatasetError: nothing is there, or nothing that can be read.
     """
+    if "://" in path:
+        storage, place = parse_uri(path, options)
+        found = _local_files(place) if storage.local else _remote_files(storage, place)
+    else:
+        found = _local_files(path)
+    if not found:
+        shown = Path(path).expanduser() if "://" not in path else shown_path(path)
+        raise DatasetError(f"{shown}: no data files; known suffixes: {known_suffixes()}")
+    if len(found) > MAX_FILES:
+        raise DatasetError(f"{found[0]} and {len(found) - 1} more files; expected at most {MAX_FILES}")
+    for source in found:
+        if source.size == 0:
+            raise DatasetError(f"{source}: empty file (0 bytes); expected at least one row")
+    return found
+
+
+def shown_path(path: str) -> str:
+    """A path as it is printed and kept in reports: a URI without its options and keys."""
+    if "://" not in path:
+        return path
+    parts = urlsplit(path)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _local_files(path: str) -> tuple[Source, ...]:
     place = Path(path).expanduser()
     if place.is_file():
-        if place.suffix.lower() not in FORMATS:
-            raise DatasetError(f"{place}: unknown suffix {place.suffix!r}; known: {_known()}")
         root, files = place.parent, [place]
     elif place.is_dir():
         root, files = place, _data_files(place, place.rglob("*"))
@@ -45,26 +68,40 @@ def find_files(path: str) -> tuple[Path, list[Path]]:
         files = _data_files(root, map(Path, glob.glob(str(place), recursive=True)))
     else:
         raise _missing(place)
-    if not files:
-        raise DatasetError(f"{place}: no data files; known suffixes: {_known()}")
-    for file in files:
-        if file.stat().st_size == 0:
-            raise DatasetError(f"{file}: empty file (0 bytes); expected at least one row")
-    return root, files
+    return tuple(Source(str(file), str(file.relative_to(root)), file.stat().st_size) for file in files)
 
 
-def format_of(file: Path) -> str:
-    """Format of a file that `find_files` has found."""
-    return FORMATS[file.suffix.lower()]
+def _remote_files(storage: Storage, place: str) -> tuple[Source, ...]:
+    shown = storage.printed(place)
+    pattern = glob.has_magic(place)
+    root = _fixed_prefix(place) if pattern else place
+
+    def look(selector: str | pafs.FileSelector) -> list[pafs.FileInfo]:
+        found = storage.attempt(f"{shown}: cannot be listed", lambda: storage.filesystem().get_file_info(selector))
+        return found if isinstance(found, list) else [found]
+
+    info = look(root)[0]
+    if info.type == pafs.FileType.File:
+        return (Source(info.path, info.base_name, info.size, storage),)
+    if info.type == pafs.FileType.NotFound:
+        raise DatasetError(f"{storage.printed(root)}: no such file or folder")
+    infos = [info for info in look(pafs.FileSelector(root, recursive=True)) if info.type == pafs.FileType.File]
+    matches = re.compile(_expression(place)) if pattern else None
+    sources = (
+        Source(info.path, str(PurePosixPath(info.path).relative_to(root)), info.size, storage)
+        for info in sorted(infos, key=lambda info: info.path)
+        if matches is None or matches.fullmatch(info.path)
+    )
+    return tuple(source for source in sources if _is_data(PurePosixPath(source.name)))
 
 
 def _data_files(root: Path, found: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in found if path.is_file() and _is_data(path.relative_to(root)))
+    return sorted(path for path in found if path.is_file() and _is_data(PurePosixPath(path.relative_to(root))))
 
 
-def _is_data(path: Path) -> bool:
+def _is_data(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_DATA
+    return not hidden and suffix_of(path.name) in FORMATS and path.name.partition(".")[0].lower() not in NOT_DATA
 
 
 def _fixed_folder(pattern: Path) -> Path:
@@ -74,14 +111,23 @@ def _fixed_folder(pattern: Path) -> Path:
     return pattern
 
 
+def _fixed_prefix(pattern: str) -> str:
+    return str(_fixed_folder(PurePosixPath(pattern)))  # pyright: ignore[reportArgumentType]
+
+
+def _expression(pattern: str) -> str:
+    """A glob pattern as a regular expression, by the rules of `glob.glob(..., recursive=True)`."""
+    pieces = re.split(r"(\*\*/|\*|\?|\[[^]]+\])", pattern)
+    known = {"**/": "(.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        known.get(piece) or (piece.replace("[!", "[^") if piece.startswith("[") else re.escape(piece)) for piece in pieces
+    )
+
+
 def _missing(path: Path) -> DatasetError:
     folder = path.parent
     if not folder.is_dir():
         return DatasetError(f"{path}: no such file; the folder {folder} does not exist")
-    close = difflib.get_close_matches(path.name, [other.name for other in folder.iterdir()], n=3)
+    close = difflib.get_close_matches(path.name, os.listdir(folder), n=3)
     hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
     return DatasetError(f"{path}: no such file or folder{hint}")
-
-
-def _known() -> str:
-    return ", ".join(FORMATS)

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-import codecs
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from validation.datasets.base import BadRows, Columns, Record, encoding_error, sampled_columns
+from validation.datasets.base import BadRows, Columns, Inspection, Piece, Record, Request
+from validation.datasets.json_values import parse, row_values
+from validation.datasets.lines import Lines
+from validation.datasets.objects import infer_schema, object_pieces
+from validation.datasets.records import estimate, sampled_columns
+from validation.datasets.sources import Source
+
+BLANK = " \t\r\n"
 
 
 class JsonLines:
     """Files of one JSON value a line; blank lines are passed over, and counted in row numbers."""
 
-    def columns(self, path: Path) -> Columns:
+    def inspect(self, source: Source, sample_rows: int) -> Inspection:
+        """Columns and types of the first rows; rows estimated from their bytes."""
+        lines, skipped = Lines(source), []
+        rows = _rows(lines, BadRows(source, source.name, skipped))
+        sample = [(row, values) for row, values, _ in itertools.islice(rows, sample_rows)]
+        schema, size = infer_schema(sample), lines.offset
+        if next(rows, None) is None:
+            return Inspection(schema, len(sample), not skipped)
+        return Inspection(schema, estimate(source, size, len(sample)), False)
+
+    def columns(self, source: Source) -> Columns:
         """Columns named by the first rows."""
-        return sampled_columns(path, self)
+        return sampled_columns(source, self)
 
-    def records(self, path: Path, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
+    def records(self, source: Source, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
         """Objects with the 1-based line each stands on."""
-        with path.open("rb") as file:
-            for row, raw in enumerate(file, start=1):
-                line = raw.removeprefix(codecs.BOM_UTF8) if row == 1 else raw
-                if not line.strip():
-                    continue
-                try:
-                    values = row_values(json.loads(line.decode()))
-                except UnicodeDecodeError:
-                    raise encoding_error(path) from None
-                except json.JSONDecodeError as error:
-                    bad.report(row, f"not JSON: {error.msg} at column {error.colno}")
-                except (ValueError, RecursionError) as error:
-                    # Integers of thousands of digits, nesting deeper than the interpreter's stack.
-                    bad.report(row, f"not JSON that can be read: {error}")
-                except TypeError as error:
-                    bad.report(row, str(error))
-                else:
-                    yield row, values
+        return ((row, values) for row, values, _ in _rows(Lines(source), bad))
+
+    def pieces(self, source: Source, bad: BadRows, request: Request) -> Iterator[Piece]:
+        """The same rows as typed columns."""
+        return object_pieces(_rows(Lines(source), bad), bad, request)
 
 
-def row_values(value: Any) -> Mapping[str, Any]:
-    """Values of one parsed row by column; a bare string is a row of text.
-
-    Raises:
-      TypeError: neither an object nor a string.
-    """
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, str):
-        return {"text": value}
-    raise TypeError(f"expected a JSON object or string, found {json_type(value)}")
-
-
-def json_type(value: Any) -> str:
-    """Type of a value in the words of JSON."""
-    names = {dict: "object", list: "array", str: "string", bool: "true or false", int: "number", float: "number"}
-    return names.get(type(value), "null" if value is None else type(value).__name__)
+def _rows(lines: Lines, bad: BadRows) -> Iterator[tuple[int, Mapping[str, Any], int]]:
+    for row, line in enumerate(lines, start=1):
+        text = line.strip(BLANK)
+        if not text:
+            continue
+        try:
+            values = row_values(parse(line))
+        except json.JSONDecodeError as error:
+            bad.report(row, f"not JSON: {error.msg} at column {error.colno}")
+        except (ValueError, RecursionError) as error:
+            # NaN, integers of thousands of digits, nesting deeper than the interpreter's stack.
+            bad.report(row, f"not JSON that can be read: {error}")
+        except TypeError as error:
+            bad.report(row, str(error))
+        else:
+            yield row, values, len(line)

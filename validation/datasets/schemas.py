@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from validation.datasets.base import Columns, DatasetError
-from validation.datasets.json_lines import json_type
+from validation.datasets.base import Columns
+from validation.datasets.json_values import json_type
+from validation.datasets.records import encoded_list
+from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError
 
 TEXT = ("text", "content", "document", "body")
 INSTRUCTION = ("instruction", "prompt", "question")
@@ -38,11 +40,13 @@ class Schema:
       name: "plain", "instruction", "chat" or "preference".
       fields: columns that are rendered, in order.
       optional: those of `fields` that a row may lack.
+      encoded: those of `fields` that hold a list of messages as JSON in a string, as flat files do.
     """
 
     name: str
     fields: tuple[str, ...]
     optional: frozenset[str] = frozenset()
+    encoded: frozenset[str] = frozenset()
 
     def required(self) -> tuple[str, tuple[str, ...]]:
         """What two files of one dataset must agree on."""
@@ -57,7 +61,7 @@ class Schema:
         return _RENDER[self.name](self, values)
 
 
-def recognise(path: Path, columns: Columns, text_column: str | None) -> Schema:
+def recognise(source: Source, columns: Columns, text_column: str | None) -> Schema:
     """Chooses the schema of a file from its columns; an explicit text column always wins.
 
     Raises:
@@ -67,24 +71,27 @@ def recognise(path: Path, columns: Columns, text_column: str | None) -> Schema:
         if text_column not in columns:
             close = difflib.get_close_matches(text_column, columns, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise DatasetError(f"{path}: no column {text_column!r}; columns: {_listed(columns)}{hint}")
+            raise DatasetError(f"{source}: no column {text_column!r}; columns: {_listed(columns)}{hint}")
         return Schema("plain", (text_column,))
-    found = _structured(columns) or _plain(columns)
+    found = structured(columns) or _plain(columns)
     if found is None:
         raise DatasetError(
-            f"{path}: cannot tell which column is the text; columns: {_listed(columns)}; name one with --text-column"
+            f"{source}: cannot tell which column is the text; columns: {_listed(columns)}; name one with --text-column"
         )
     return found
 
 
-def _structured(columns: Columns) -> Schema | None:
+def structured(columns: Columns) -> Schema | None:
+    """The instruction, chat or preference schema that columns make; None where they make none."""
     texts = {name.lower(): name for name in columns}
     prompt, context, response = (_first(texts, names) for names in (INSTRUCTION, CONTEXT, RESPONSE))
     messages = _first(texts, MESSAGES)
+    encoded = frozenset(name for name, kind in columns.items() if kind == "encoded list")
     if "chosen" in texts and "rejected" in texts:
-        return Schema("preference", (*([prompt] if prompt else []), texts["chosen"]))
-    if messages and columns[messages] == "list":
-        return Schema("chat", (messages,))
+        chosen = texts["chosen"]
+        return Schema("preference", (*([prompt] if prompt else []), chosen), encoded=encoded & {chosen})
+    if messages and columns[messages] in ("list", "encoded list"):
+        return Schema("chat", (messages,), encoded=encoded & {messages})
     if prompt and response:
         fields = (prompt, *([context] if context else []), response)
         return Schema("instruction", fields, frozenset([context] if context else []))
@@ -93,7 +100,7 @@ def _structured(columns: Columns) -> Schema | None:
 
 def _plain(columns: Columns) -> Schema | None:
     named = _first({name.lower(): name for name in columns}, TEXT)
-    strings = [name for name, kind in columns.items() if kind == "string"]
+    strings = [name for name, kind in columns.items() if kind in ("string", "encoded list")]
     column = named or (strings[0] if len(strings) == 1 else None)
     return Schema("plain", (column,)) if column else None
 
@@ -135,9 +142,10 @@ def _render_instruction(schema: Schema, values: Mapping[str, Any]) -> Rendered:
 def _render_preference(schema: Schema, values: Mapping[str, Any]) -> Rendered:
     *asked, chosen = schema.fields
     prompt = [_string(values, field) for field in asked]
-    if isinstance(values.get(chosen), list):
+    turns = _decoded(schema, values, chosen)
+    if isinstance(turns, list):
         # The chosen conversation repeats the prompt as its first turn.
-        return _conversation(values[chosen], chosen)
+        return _conversation(turns, chosen)
     return _prompted(prompt, _string(values, chosen))
 
 
@@ -145,10 +153,20 @@ def _render_chat(schema: Schema, values: Mapping[str, Any]) -> Rendered:
     field = schema.fields[0]
     if field not in values:
         raise BadValue(f"no field {field!r}")
-    messages = values[field] if values[field] is not None else []
+    messages = _decoded(schema, values, field)
+    messages = [] if messages is None else messages
     if not isinstance(messages, list):
         raise BadValue(f"{field!r} holds {json_type(messages)}, expected a list of messages")
     return _conversation(messages, field)
+
+
+def _decoded(schema: Schema, values: Mapping[str, Any], field: str) -> Any:
+    """A field's value; the list that its string holds, where the schema says so and the string holds one."""
+    value = values.get(field)
+    if field not in schema.encoded or not isinstance(value, str):
+        return value
+    found = encoded_list(value)
+    return found if found is not None else value or None
 
 
 def _prompted(prompt: Iterable[str], response: str) -> Rendered:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from validation.datasets.base import BadRows, Columns, DatasetError, Record, TextKind, encoding_error
+import pyarrow as pa
+
+from validation.datasets.base import BadRows, Columns, Inspection, Piece, Record, Request, TextKind
+from validation.datasets.lines import Lines
+from validation.datasets.records import estimate, pieces_of
+from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError
+from validation.datasets.values import value_array
 
 PROBE_BYTES = 1 << 20
 BLANK_SHARE = 0.01
 PARAGRAPH_CHARACTERS = 4_000
+SCHEMA = pa.schema([("text", pa.string())])
 
 
 class Text:
@@ -22,30 +30,47 @@ class Text:
     def __init__(self, kind: TextKind) -> None:
         self.kind = kind
 
-    def columns(self, path: Path) -> Columns:
+    def inspect(self, source: Source, sample_rows: int) -> Inspection:
+        """One column; rows estimated from the first ones."""
+        lines = Lines(source)
+        rows = self._rows(lines)
+        count = sum(1 for _ in itertools.islice(rows, sample_rows))
+        size = lines.offset
+        if next(rows, None) is None:
+            return Inspection(SCHEMA, count, True)
+        return Inspection(SCHEMA, estimate(source, size, count), False)
+
+    def columns(self, source: Source) -> Columns:
         """Plain text has no columns; checks that there is something to read."""
-        if next(self.records(path, BadRows(path, path.name, None), ()), None) is None:
-            raise DatasetError(f"{path}: only blank lines; expected text")
+        if next(self._rows(Lines(source)), None) is None:
+            raise DatasetError(f"{source}: only blank lines; expected text")
         return {}
 
-    def records(self, path: Path, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
+    def records(self, source: Source, bad: BadRows, fields: Sequence[str]) -> Iterator[Record]:
         """Rows with the 1-based line where each begins; blank rows are left out, other text is kept as it is."""
-        lines = _lines(path)
-        pieces = _paragraphs(lines) if self.kind == "paragraphs" else lines
-        for row, text in pieces:
-            if text and not text.isspace():
-                yield row, {"text": text}
+        for row, text in self._rows(Lines(source)):
+            yield row, {"text": text}
+
+    def pieces(self, source: Source, bad: BadRows, request: Request) -> Iterator[Piece]:
+        """The same rows as one column of text."""
+        found = ((row, (text,), len(text)) for row, text in self._rows(Lines(source)))
+        return pieces_of(found, ("text",), SCHEMA, bad, request.rows, value_array)
+
+    def _rows(self, lines: Lines) -> Iterator[tuple[int, str]]:
+        numbered = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, start=1))
+        pieces = _paragraphs(numbered) if self.kind == "paragraphs" else numbered
+        return ((row, text) for row, text in pieces if text and not text.isspace())
 
 
-def text_kind(paths: Sequence[Path]) -> TextKind:
+def text_kind(sources: Sequence[Source]) -> TextKind:
     """Decides from the first MiB of a dataset whether blank lines separate its rows.
 
     Where fewer than 1 % of the lines are blank, paragraphs would be most of the file, so each line is a row.
     """
     lines = blank = 0
     left = PROBE_BYTES
-    for path in paths:
-        with path.open("rb") as file:
+    for source in sources:
+        with source.stream() as file:
             head = file.read(left)
         left -= len(head)
         found = head.splitlines()
@@ -54,16 +79,6 @@ def text_kind(paths: Sequence[Path]) -> TextKind:
         if left == 0:
             break
     return "lines" if blank < BLANK_SHARE * lines else "paragraphs"
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    # newline="\n": a lone carriage return is a character, so that row numbers agree with editors and `sed -n`.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise encoding_error(path) from None
 
 
 def _paragraphs(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:

@@ -2,27 +2,23 @@
 
 MinHash signatures (Broder 1997) in bands propose pairs; a pair counts only if the true Jaccard similarity of its
 shingle sets reaches the threshold, so that hashing can miss a pair but never invent one. Pairs join into components,
-and the first row of a component stands for it.
+and the first row of a component stands for it. `table_duplicates` does the same on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt64
-from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without stubs
+from jaxtyping import Bool, Float, Int
 
-from validation.diversity.hash_counts import mixed
-from validation.diversity.shingles import Shingles, normalised, shingle
+from validation.diversity.components import find_copies, join_band, roots
+from validation.diversity.minhash import band_keys, bands
+from validation.diversity.shingles import similarities
+from validation.diversity.texts import Texts, hash_texts, normalise_strings
 
-PERMUTATIONS = 128
-RECALL = 0.998
-"""Share of pairs exactly at the threshold that the bands must propose; pairs above it are found more often."""
-
-PIVOTS = 64
-"""Rows of one bucket that its other rows are compared with, at most; buckets of more unlike rows are mostly noise."""
+MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -61,25 +57,20 @@ def find_duplicates(texts: Sequence[str], *, threshold: float = 0.8, seed: int =
     Raises:
       ValueError: threshold is out of range.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold: {threshold}; expected 0 < threshold <= 1")
-    rows = [normalised(text) for text in texts]
-    empty = np.array([not row for row in rows], bool)
-    first: dict[str, int] = {}
-    same = np.array([first.setdefault(row, index) for index, row in enumerate(rows)], np.int64)
-    same[empty] = np.flatnonzero(empty)
-    places = np.arange(len(rows))
+    check_threshold(threshold)
+    rows = normalise_strings(texts)
+    places = np.arange(len(texts))
+    empty = rows.lengths() == 0
+    same = np.empty_like(places)
+    find_copies(tuple(hash_texts(rows)), ~empty, same, MEMORY_BYTES)
     distinct = np.flatnonzero((same == places) & ~empty)
 
-    sets = shingle([rows[index] for index in distinct])
-    component = places.copy()
-    component[distinct] = distinct[_components(sets, threshold, seed)]
-    group = component[same]
+    parent = places.copy()
+    parent[distinct] = distinct[_components(rows.take(distinct), threshold, seed)]
+    group = parent[same]
     near = np.flatnonzero(group != places)
-    similarity = np.zeros(len(rows), np.float64)
-    place_in_sets = np.zeros(len(rows), np.int64)
-    place_in_sets[distinct] = np.arange(distinct.size)
-    similarity[near] = sets.jaccard(place_in_sets[same[near]], place_in_sets[group[near]])
+    similarity = np.zeros(len(texts), np.float64)
+    similarity[near] = similarities(rows, same[near], group[near])
     return Duplicates(
         exact_of=np.where(same == places, -1, same),
         near_of=np.where(group == places, -1, group),
@@ -89,70 +80,21 @@ def find_duplicates(texts: Sequence[str], *, threshold: float = 0.8, seed: int =
     )
 
 
-def band_rows(threshold: float) -> int:
-    """Signature values in a band: as many as still propose `RECALL` of the pairs at the threshold.
-
-    More values a band mean fewer useless proposals; fewer mean fewer missed pairs.
-    Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4.2: 1 - (1 - s^r)^b.
-    """
-    fitting = [rows for rows in range(1, 33) if 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows) >= RECALL]
-    return max(fitting, default=1)
+def check_threshold(threshold: float) -> None:
+    """Raises ValueError for a threshold out of range."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold: {threshold}; expected 0 < threshold <= 1")
 
 
-def _components(sets: Shingles, threshold: float, seed: int) -> Int[np.ndarray, " rows"]:
-    """First row of the component of every row."""
-    parent = np.arange(sets.sizes().size)
+def _components(texts: Texts, threshold: float, seed: int) -> Int[np.ndarray, " rows"]:
+    """First row of the component of every row; none of them is empty."""
+    rows = np.arange(texts.offsets.size - 1)
+    parent = rows.copy()
     if parent.size < 2:
         return parent
-    signatures = _signatures(sets, seed)
-    width = band_rows(threshold)
-    for start in range(0, PERMUTATIONS - width + 1, width):
-        for left, right in _proposals(signatures[:, start : start + width], parent):
-            similar = sets.jaccard(left, right) >= threshold
-            _join(parent, left[similar], right[similar])
-    return parent
-
-
-def _signatures(sets: Shingles, seed: int) -> UInt64[np.ndarray, "rows permutations"]:
-    hashes = mixed(sets.items.astype(np.uint64))
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, sets.offsets.astype(np.uint64), PERMUTATIONS, seed)
-    return np.array(matrix.to_rows(), np.uint64).reshape(-1, PERMUTATIONS)
-
-
-def _proposals(
-    band: UInt64[np.ndarray, "rows width"], parent: Int[np.ndarray, " rows"]
-) -> Iterator[tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]]:
-    """Pairs of rows of equal signature in one band that no component joins yet.
-
-    In each turn the first row of every bucket is compared with the rest of it; the rows of its component then leave the
-    bucket. A bucket of like rows is done after one turn, and one of m unlike rows after m - 1.
-    """
-    key = np.zeros(band.shape[0], np.uint64)
-    for column in band.T:
-        key = mixed(key + column)
-    rows = np.argsort(key, kind="stable")
-    bucket = np.cumsum(np.diff(key[rows], prepend=key[rows[:1]]) != 0)
-    for _ in range(PIVOTS):
-        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
-        sizes = np.diff(np.append(starts, bucket.size))
-        pivot = np.repeat(rows[starts], sizes)
-        apart = parent[pivot] != parent[rows]
-        if not apart.any():
-            return
-        yield pivot[apart], rows[apart]
-        left = parent[pivot] != parent[rows]
-        rows, bucket = rows[left], bucket[left]
-
-
-def _join(parent: Int[np.ndarray, " rows"], left: Int[np.ndarray, " pairs"], right: Int[np.ndarray, " pairs"]) -> None:
-    """Joins the components of pairs of rows in place; `parent` stays the first row of every component."""
-    while True:
-        low = np.minimum(parent[left], parent[right])
-        high = np.maximum(parent[left], parent[right])
-        if (low == high).all():
-            return
-        target = np.arange(parent.size)
-        np.minimum.at(target, high, low)
-        while (target[target] != target).any():
-            target = target[target]
-        parent[:] = target[parent]
+    keys = np.empty((bands(threshold)[0], rows.size), np.uint64)
+    for block in texts.blocks(rows):
+        keys[:, block] = band_keys(texts.take(block), threshold, seed)
+    for band in keys:
+        join_band(parent, band, lambda left, right: similarities(texts, left, right) >= threshold, MEMORY_BYTES)
+    return roots(parent, rows)

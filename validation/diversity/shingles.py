@@ -6,21 +6,34 @@ spaces, is the set of its runs of 5 characters, since a handful of words has too
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
-from validation.diversity.hash_counts import hash_ngrams, hash_words
+from validation.diversity.hash_counts import hash_ngrams, mixed
+from validation.diversity.texts import Texts, hash_spans, ranges
+from validation.diversity.words import word_hashes
 
 WORDS = 5
 CHARACTERS = 5
 SHORT_WORDS = 10
 PAIR_ELEMENTS = 1 << 22
 
-WORD = re.compile(r"\w+")
+_BY_WORDS = np.uint64(0x5851F42D4C957F2D)  # keeps runs of words apart from runs of characters
+
+
+class FlatShingles(NamedTuple):
+    """Shingles of rows as they come, with repeats.
+
+    Attributes:
+      hashes: of all rows, one row after the other.
+      offsets: where each row begins; the last element is the end.
+    """
+
+    hashes: UInt64[np.ndarray, " items"]
+    offsets: Int[np.ndarray, " rows_and_one"]
 
 
 @dataclass(frozen=True)
@@ -69,54 +82,70 @@ class Shingles:
     def _keys(self, rows: Int[np.ndarray, " pairs"]) -> Int[np.ndarray, " items"]:
         """Shingles of the listed rows, each made unique to its place in the list."""
         sizes = self.sizes()[rows]
-        ends = np.cumsum(sizes)
-        within = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-        return (
-            self.items[np.repeat(self.offsets[rows], sizes) + within]
-            + np.repeat(np.arange(rows.size), sizes) * self._span()
-        )
+        items = self.items[ranges(self.offsets[rows], sizes)]
+        return items + np.repeat(np.arange(rows.size), sizes) * self._span()
 
     def _span(self) -> int:
         return self.items.size + 1
 
 
-def normalised(text: str) -> str:
-    """Text as compared for exact duplicates: case and white space do not count."""
-    return " ".join(text.lower().split())
-
-
-def shingle(rows: Sequence[str]) -> Shingles:
-    """Sets of shingles of rows.
+def shingle(texts: Texts) -> FlatShingles:
+    """Shingles of rows.
 
     Args:
-      rows: normalised texts.
+      texts: normalised texts.
 
     Returns:
-      Sets in row order; an empty row has the empty set. Word and character shingles are never equal.
+      Hashes in row order; an empty row has none. Word and character shingles are never equal.
     """
-    words = [WORD.findall(row) for row in rows]
-    long = np.array([len(found) >= SHORT_WORDS for found in words], bool)
-    by_words = hash_words((word for found in words if len(found) >= SHORT_WORDS for word in found), {})
-    lengths = np.array([len(found) if len(found) >= SHORT_WORDS else 0 for found in words], np.int64)
-    word_rows = np.repeat(np.arange(len(rows)), np.maximum(lengths - WORDS + 1, 0))
-    short = [
-        row.ljust(CHARACTERS, "\0") if row and not is_long else "" for row, is_long in zip(rows, long, strict=True)
-    ]
-    points = np.frombuffer("".join(short).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    short_lengths = np.array([len(row) for row in short], np.int64)
-    short_rows = np.repeat(np.arange(len(rows)), np.maximum(short_lengths - CHARACTERS + 1, 0))
-    return _sets(
-        np.concatenate([word_rows, short_rows]),
-        np.concatenate([hash_ngrams(by_words, lengths, WORDS), hash_ngrams(points, short_lengths, CHARACTERS)]),
-        len(rows),
-    )
+    hashes, words = word_hashes(texts.data, texts.offsets)
+    long = words >= SHORT_WORDS
+    counts = np.where(long, words - WORDS + 1, 0)
+    by_words = mixed(hash_ngrams(hashes[np.repeat(long, words)], words[long], WORDS) ^ _BY_WORDS)
+
+    characters = np.flatnonzero((texts.data & 0xC0) != 0x80)  # byte at which each character begins
+    first = np.searchsorted(characters, texts.offsets)  # character number at which each row begins
+    lengths = np.diff(first)
+    short = np.flatnonzero(~long & (lengths > 0))
+    counts[short] = np.maximum(lengths[short] - CHARACTERS + 1, 1)
+    begin = ranges(first[short], counts[short])
+    end = np.minimum(begin + CHARACTERS, np.repeat(first[short + 1], counts[short]))
+    characters = np.append(characters, texts.data.size)
+    by_characters = hash_spans(texts.data, characters[begin], characters[end] - characters[begin], lanes=1)[0]
+
+    offsets = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    out = np.empty(offsets[-1], np.uint64)
+    out[ranges(offsets[:-1][long], counts[long])] = by_words
+    out[ranges(offsets[short], counts[short])] = by_characters
+    return FlatShingles(out, offsets)
 
 
-def _sets(rows: Int[np.ndarray, " n"], hashes: UInt64[np.ndarray, " n"], count: int) -> Shingles:
+def as_sets(flat: FlatShingles) -> Shingles:
     """Numbers the shingles, and sorts and deduplicates them within each row."""
-    distinct, numbers = np.unique(hashes, return_inverse=True)
+    count = flat.offsets.size - 1
+    rows = np.repeat(np.arange(count), np.diff(flat.offsets))
+    distinct, numbers = np.unique(flat.hashes, return_inverse=True)
     keys = np.unique(rows * max(distinct.size, 1) + numbers)
     row, items = np.divmod(keys, max(distinct.size, 1))
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=count), out=offsets[1:])
     return Shingles(items, offsets)
+
+
+def similarities(
+    texts: Texts, left: Int[np.ndarray, " pairs"], right: Int[np.ndarray, " pairs"]
+) -> Float[np.ndarray, " pairs"]:
+    """Jaccard similarity of the shingle sets of pairs of rows that are not empty, in bounded memory.
+
+    Args:
+      texts: normalised texts; those of the pairs are read.
+      left: row numbers.
+      right: row numbers, pair by pair.
+    """
+    out = np.zeros(left.size, np.float64)
+    for block in texts.blocks_of_pairs(left, right):
+        rows, place = np.unique(np.concatenate([left[block], right[block]]), return_inverse=True)
+        sets = as_sets(shingle(texts.take(rows)))
+        out[block] = sets.jaccard(*np.split(place, 2))
+    return out

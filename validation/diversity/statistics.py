@@ -1,21 +1,21 @@
 """How much a text dataset holds: words, their spread, repetition and row lengths, in one pass and bounded memory.
 
-Words are lower-cased runs of letters, digits and underscores. N-grams never cross rows. Tables of n-grams are exact up
-to `NGRAM_LIMIT` distinct n-grams and estimated from a sample beyond (see `hash_counts`).
+Words are lower-cased runs of letters, digits and underscores (`words`). N-grams never cross rows. Tables of words and
+n-grams are exact up to `NGRAM_LIMIT` distinct ones and estimated from a sample beyond (see `hash_counts`).
 """
 
 from __future__ import annotations
 
-import itertools
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt64
+import pyarrow as pa
+from jaxtyping import Float, Int, UInt64
 
-from validation.diversity.hash_counts import HashCounts, SampledCounts, entropy, hash_ngrams, hash_words
+from validation.diversity.hash_counts import FLUSH, HashCounts, SampledCounts, counted, hash_ngrams
+from validation.diversity.words import blank, text_buffers, word_hashes
 
 QUANTILES = (5, 25, 50, 75, 95, 99, 100)
 DISTINCT_WORDS = 50_000
@@ -23,10 +23,7 @@ COMPRESSION_BYTES = 1 << 20
 COMMON_TYPES = 1_000
 ZIPF_RANKS = (100, 10_000)
 NGRAM_LIMIT = 1 << 22
-
-WORD = re.compile(r"\w+")
-BLOCK_CHARACTERS = 1 << 22
-KNOWN_WORDS = 1 << 20
+BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -77,115 +74,177 @@ class TextStatistics:
     """Collects statistics batch by batch; the result does not depend on how rows are batched.
 
     Args:
-      ngram_limit: most distinct n-grams to hold of each kind; 16 bytes each.
+      ngram_limit: most distinct words or n-grams to hold of each kind; 16 bytes each.
+      flush: words gathered before they are sorted into the tables.
     """
 
-    def __init__(self, ngram_limit: int = NGRAM_LIMIT) -> None:
-        self._empty_rows = 0
-        self._bytes = 0
-        self._characters = 0
-        self._lengths = HashCounts()
-        self._words = HashCounts()
-        self._contexts = HashCounts()
-        self._bigrams = SampledCounts(ngram_limit)
-        self._eightgrams = SampledCounts(ngram_limit)
-        self._distinct_2 = HashCounts()
-        self._distinct_2_words = 0
+    def __init__(self, ngram_limit: int = NGRAM_LIMIT, flush: int = FLUSH) -> None:
+        self.empty_rows = 0
+        self.bytes = 0
+        self.characters = 0
+        self.lengths = HashCounts()
+        self.words = SampledCounts(ngram_limit, flush)
+        self.contexts = SampledCounts(ngram_limit, flush)
+        self.bigrams = SampledCounts(ngram_limit, flush)
+        self.eightgrams = SampledCounts(ngram_limit, flush)
+        self._first_words = np.empty(0, np.uint64)
+        self._first_lengths = np.empty(0, np.int64)
         self._sample = bytearray()
-        self._known: dict[str, int] = {}
 
-    def update(self, texts: Sequence[str]) -> None:
+    def update(self, texts: Sequence[str] | pa.Array) -> tuple[UInt64[np.ndarray, " words"], Int[np.ndarray, " rows"]]:
         """Adds rows.
 
         Args:
-          texts: the rows, in file order.
-        """
-        for block in _blocks(texts):
-            self._update_sizes(block)
-            self._update_words(block)
+          texts: the rows, in file order; strings or an Arrow array of them, a null being an empty row.
 
-    def _update_sizes(self, texts: Sequence[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._lengths.add(np.array([len(row) for row in encoded], np.uint64))
-        self._bytes += sum(map(len, encoded))
-        self._characters += sum(map(len, texts))
-        self._empty_rows += sum(not text or text.isspace() for text in texts)
-        for row in encoded:
+        Returns:
+          hashes of the words, row after row, and the number of words of each row.
+        """
+        data, offsets = text_buffers(texts)
+        found = [self._update(data, block) for block in _blocks(offsets)]
+        return (
+            np.concatenate([words for words, _ in found] or [np.empty(0, np.uint64)]),
+            np.concatenate([lengths for _, lengths in found] or [np.empty(0, np.int64)]),
+        )
+
+    def _update(
+        self, data: np.ndarray, offsets: Int[np.ndarray, " n"]
+    ) -> tuple[UInt64[np.ndarray, " words"], Int[np.ndarray, " rows"]]:
+        words, lengths = word_hashes(data, offsets)
+        text = data[offsets[0] : offsets[-1]]
+        self.bytes += text.size
+        self.characters += text.size - int(np.count_nonzero(text & 0xC0 == 0x80))
+        self.lengths.add(np.diff(offsets).astype(np.uint64))
+        for row in np.flatnonzero(lengths == 0):
+            self.empty_rows += blank(data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass"))
+        for row in range(offsets.size - 1):
             if len(self._sample) >= COMPRESSION_BYTES:
                 break
-            self._sample += row + b"\n"
+            self._sample += data[offsets[row] : offsets[row + 1]][:COMPRESSION_BYTES].tobytes() + b"\n"
+        self.words.add(words)
+        not_last = np.ones(words.size, bool)
+        not_last[np.cumsum(lengths)[lengths > 0] - 1] = False
+        self.contexts.add(words[not_last])
+        self.bigrams.add(hash_ngrams(words, lengths, 2))
+        self.eightgrams.add(hash_ngrams(words, lengths, 8))
+        self._begin(words, lengths)
+        return words, lengths
 
-    def _update_words(self, texts: Sequence[str]) -> None:
-        if len(self._known) > KNOWN_WORDS:
-            self._known.clear()
-        rows = [WORD.findall(text.lower()) for text in texts]
-        lengths = np.array([len(row) for row in rows], np.int64)
-        words = hash_words(itertools.chain.from_iterable(rows), self._known)
-        self._words.add(words)
-        ends = np.cumsum(lengths)[lengths > 0] - 1
-        self._contexts.add(np.delete(words, ends))
-        self._bigrams.add(hash_ngrams(words, lengths, 2))
-        self._eightgrams.add(hash_ngrams(words, lengths, 8))
-        self._update_distinct_2(words, lengths)
-
-    def _update_distinct_2(self, words: UInt64[np.ndarray, " n"], lengths: Int[np.ndarray, " rows"]) -> None:
-        """Adds pairs up to exactly `DISTINCT_WORDS` words, cutting the row in which they are reached."""
-        left = DISTINCT_WORDS - self._distinct_2_words
+    def _begin(self, words: UInt64[np.ndarray, " n"], lengths: Int[np.ndarray, " rows"]) -> None:
+        """Keeps words up to exactly `DISTINCT_WORDS`, cutting the row in which they are reached."""
+        left = DISTINCT_WORDS - self._first_words.size
         if left > 0:
             ends = np.minimum(np.cumsum(lengths), left)
-            self._distinct_2.add(hash_ngrams(words[:left], np.diff(ends, prepend=0), 2))
-            self._distinct_2_words += min(words.size, left)
+            cut = np.diff(ends, prepend=0)
+            self._first_lengths = np.concatenate([self._first_lengths, cut[cut > 0]])
+            self._first_words = np.concatenate([self._first_words, words[:left]])
+
+    def merge(self, other: TextStatistics) -> None:
+        """Adds the rows of another, which come after these; `other` stays as it is."""
+        self.empty_rows += other.empty_rows
+        self.bytes += other.bytes
+        self.characters += other.characters
+        self.lengths.add_counted(other.lengths.keys, other.lengths.counts)
+        for mine, theirs in zip(self._tables().values(), other._tables().values(), strict=True):
+            mine.merge(theirs)
+        self._begin(other._first_words, other._first_lengths)
+        if len(self._sample) < COMPRESSION_BYTES:
+            self._sample += other._sample
+
+    def _tables(self) -> dict[str, SampledCounts]:
+        return {"words": self.words, "contexts": self.contexts, "bigrams": self.bigrams, "eightgrams": self.eightgrams}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All of it as arrays."""
+        arrays = {
+            "numbers": np.array([self.empty_rows, self.bytes, self.characters]),
+            "lengths": self.lengths.keys,
+            "length_counts": self.lengths.counts,
+            "first_words": self._first_words,
+            "first_lengths": self._first_lengths,
+            "sample": np.frombuffer(bytes(self._sample[:COMPRESSION_BYTES]), np.uint8),
+        }
+        for name, table in self._tables().items():
+            arrays |= {f"{name}/{part}": array for part, array in table.state().items()}
+        return arrays
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, np.ndarray]) -> TextStatistics:
+        """The statistics that `state` was taken from."""
+        one = cls()
+        one.empty_rows, one.bytes, one.characters = (int(number) for number in state["numbers"])
+        one.lengths.add_counted(state["lengths"], state["length_counts"])
+        one._first_words, one._first_lengths = state["first_words"], state["first_lengths"]
+        one._sample = bytearray(state["sample"].tobytes())
+        for name in one._tables():
+            parts = {key[len(name) + 1 :]: array for key, array in state.items() if key.startswith(f"{name}/")}
+            setattr(one, name, SampledCounts.of_state(parts))
+        return one
+
+    def distinct(self, n: int) -> float:
+        """Distinct runs of n words / such runs, in the first `DISTINCT_WORDS` words."""
+        runs = hash_ngrams(self._first_words, self._first_lengths, n)
+        return _share(counted(runs)[0].size, runs.size)
+
+    def ranked(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Counts of word types, largest first, and the last rank of each; a sampled type stands for several ranks."""
+        _, counts, weights = self.words.kept()
+        order = np.argsort(-counts, kind="stable")
+        return counts[order].astype(np.float64), np.cumsum(weights[order])
 
     def result(self) -> Diversity:
         """Statistics of all rows so far."""
-        words = self._words
-        sample = bytes(self._sample[:COMPRESSION_BYTES])
-        bigrams = self._bigrams.entropy() - entropy(self._contexts.counts, self._contexts.total)
+        words, sample = self.words, bytes(self._sample[:COMPRESSION_BYTES])
+        counts, ranks = self.ranked()
+        bigrams = self.bigrams.entropy() - self.contexts.entropy()
         return Diversity(
-            rows=self._lengths.total,
-            empty_rows=self._empty_rows,
-            bytes=self._bytes,
-            characters=self._characters,
+            rows=self.lengths.total,
+            empty_rows=self.empty_rows,
+            bytes=self.bytes,
+            characters=self.characters,
             words=words.total,
-            distinct_words=words.keys.size,
-            word_entropy=entropy(words.counts, words.total),
-            bigram_conditional_entropy=max(bigrams, 0.0) if self._bigrams.total else float("nan"),
-            good_turing_unseen=_share(int((words.counts == 1).sum()), words.total),
-            zipf_slope=_zipf_slope(words.counts),
-            tail_share=_share(int(np.sort(words.counts)[::-1][COMMON_TYPES:].sum()), words.total),
-            distinct_2=_share(self._distinct_2.keys.size, self._distinct_2.total),
-            distinct_2_words=self._distinct_2_words,
-            repeated_8grams=_share(self._eightgrams.repeats(), self._eightgrams.total),
+            distinct_words=round(words.distinct()),
+            word_entropy=words.entropy(),
+            bigram_conditional_entropy=max(bigrams, 0.0) if self.bigrams.total else float("nan"),
+            good_turing_unseen=_share(words.singletons(), words.total),
+            zipf_slope=_zipf_slope(counts, ranks),
+            tail_share=_tail_share(counts, ranks, words.total),
+            distinct_2=self.distinct(2),
+            distinct_2_words=self._first_words.size,
+            repeated_8grams=_share(self.eightgrams.repeats(), self.eightgrams.total),
             compression_ratio=_share(len(sample), len(zlib.compress(sample, 6))) if sample else float("nan"),
             compression_bytes=len(sample),
-            length_quantiles=_quantiles(self._lengths),
+            length_quantiles=_quantiles(self.lengths),
         )
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Splits a batch so that word lists and hash arrays stay small, whatever its size."""
-    block, size = [], 0
-    for text in texts:
-        block.append(text)
-        size += len(text)
-        if size >= BLOCK_CHARACTERS:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+def _blocks(offsets: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " k"]]:
+    """Splits a batch between rows so that hash arrays stay small, whatever its size."""
+    first, last = 0, offsets.size - 1
+    while first < last:
+        end = int(np.searchsorted(offsets, offsets[first] + BLOCK_BYTES, side="right")) - 1
+        end = min(max(end, first + 1), last)
+        yield offsets[first : end + 1]
+        first = end
 
 
 def _share(part: int | float, whole: int | float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _zipf_slope(counts: Int[np.ndarray, " distinct"]) -> float:
+def _zipf_slope(counts: Float[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]) -> float:
     first, last = ZIPF_RANKS
-    if counts.size < 2 * first:
+    if not ranks.size or ranks[-1] < 2 * first:
         return float("nan")
-    ranked = np.sort(counts)[::-1][first - 1 : last]
-    ranks = np.log(np.arange(first, first + ranked.size))
-    return float(np.polyfit(ranks, np.log(ranked), 1)[0])
+    wanted = np.arange(first, min(last, int(ranks[-1])) + 1)
+    slopes = np.polyfit(np.log(wanted), np.log(counts[np.searchsorted(ranks, wanted)]), 1)
+    return float(slopes[0])
+
+
+def _tail_share(counts: Float[np.ndarray, " n"], ranks: Float[np.ndarray, " n"], total: int) -> float:
+    """Share of words beyond the most common types."""
+    common = np.diff(np.minimum(ranks, COMMON_TYPES), prepend=0)
+    return _share(max(total - float((counts * common).sum()), 0.0), total)
 
 
 def _quantiles(lengths: HashCounts) -> tuple[int, ...]:

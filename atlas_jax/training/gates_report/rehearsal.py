@@ -98,62 +98,84 @@ def rehearse(
     shutil.copytree(run.folder / CHECKPOINTS, folder / CHECKPOINTS)
     step, position = int(state.step), int(state.position)
     began = -(-(step + plan.lead) // plan.every) * plan.every
-    first, end = position + began - step, began + plan.after
-    returns: list[tuple[dict[str, Any], bool]] = []  # extra, and whether healthy, of the start, then of every return
-
-    def corrupt(batch: PyTree) -> PyTree:
-        """Other tokens alone: a weight that is no number would be noticed as such, and no spike."""
-        return {**batch, "tokens": nonsense(batch["tokens"])} if len(returns) == 1 else batch
-
-    def drive(*args: Any, checkpoints: Checkpointer, restored: Restored, **options: Any) -> Iterator[Event]:
-        """Asks whether a checkpoint is healthy when it is gone back to: later it may have been superseded."""
-
-        def noted(step: int, extra: dict[str, Any]) -> None:
-            returns.append((extra, step in checkpoints.healthy_steps()))
-            restored(step, extra)
-
-        options |= {"checkpoints": checkpoints, "restored": noted, "recovery": recovery}
-        return loop_with_recovery(*args, **options)
-
-    losses, held_out = [], []
-
-    def keep(row: dict[str, Any]) -> None:
-        for name, kept in (("loss", losses), ("held_out_loss", held_out)):
-            if row.get(name) is not None:
-                kept.append([row["step"], row[name]])
-
-    continued = run._replace(
-        folder=folder,
-        settings=replace(run.settings, steps=end, evaluate_every=plan.every, save_every=plan.every),
-        stages=(*run.stages[:-1], run.stages[-1]._replace(stop=end)),
-        batches=CorruptBatches(run.batches, range(first, first + plan.bound), corrupt),
-    )
-    recovery = Recovery(save_every=plan.every, check_every=min(4, plan.every), healthy_after=plan.every)
+    seen = _Seen([], [], [])
     ended = None
     try:
         execute(
-            continued,
+            _continued(run, folder, plan, first=position + began - step, stop=began + plan.after, seen=seen),
             hooks=hooks,
-            sinks=[keep, *sinks],
-            drive=drive,
+            sinks=[seen.keep, *sinks],
+            drive=partial(_drive, plan, seen),
             interrupted=interrupted,
         )
     except RecoveryError as error:
         ended = str(error)
-    known = set(rollbacks(returns[0][0]))
-    mine = [record for record in rollbacks(returns[-1][0]) if record not in known]
+    return _found(plan, began, seen, ended)
+
+
+class _Seen(NamedTuple):
+    """What the rehearsal wrote down.
+
+    Attributes:
+      returns: extra, and whether healthy, of the checkpoint of the start, then of every return.
+      losses, held_out: [step, loss].
+    """
+
+    returns: list[tuple[dict[str, Any], bool]]
+    losses: list[list[float]]
+    held_out: list[list[float]]
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """A sink."""
+        for name, kept in (("loss", self.losses), ("held_out_loss", self.held_out)):
+            if row.get(name) is not None:
+                kept.append([row["step"], row[name]])
+
+
+def _continued(run: Run, folder: Path, plan: Plan, *, first: int, stop: int, seen: _Seen) -> Run:
+    """The run, on to step `stop`, its batches from `first` on corrupt until it has gone back once."""
+
+    def corrupt(batch: PyTree) -> PyTree:
+        """Other tokens alone: a weight that is no number would be noticed as such, and no spike."""
+        return {**batch, "tokens": nonsense(batch["tokens"])} if len(seen.returns) == 1 else batch
+
+    return run._replace(
+        folder=folder,
+        settings=replace(run.settings, steps=stop, evaluate_every=plan.every, save_every=plan.every),
+        stages=(*run.stages[:-1], run.stages[-1]._replace(stop=stop)),
+        batches=CorruptBatches(run.batches, range(first, first + plan.bound), corrupt),
+    )
+
+
+def _drive(
+    plan: Plan, seen: _Seen, *args: Any, checkpoints: Checkpointer, restored: Restored, **options: Any
+) -> Iterator[Event]:
+    """Asks whether a checkpoint is healthy when it is gone back to: later it may have been superseded."""
+
+    def noted(step: int, extra: dict[str, Any]) -> None:
+        seen.returns.append((extra, step in checkpoints.healthy_steps()))
+        restored(step, extra)
+
+    recovery = Recovery(save_every=plan.every, check_every=min(4, plan.every), healthy_after=plan.every)
+    options |= {"checkpoints": checkpoints, "restored": noted, "recovery": recovery}
+    return loop_with_recovery(*args, **options)
+
+
+def _found(plan: Plan, began: int, seen: _Seen, ended: str | None) -> Rehearsed:
+    known = set(rollbacks(seen.returns[0][0]))
+    mine = [record for record in rollbacks(seen.returns[-1][0]) if record not in known]
     return Rehearsed(
         began=began,
         bound=plan.bound,
         fired=mine[0].fired if mine else None,
         seen=ended or (mine[0].seen if mine else "nothing"),
         restored=mine[0].restored if mine else None,
-        healthy=bool(mine) and returns[1][1],
+        healthy=bool(mine) and seen.returns[1][1],
         times=len(mine),
-        before=next((loss for at, loss in held_out if at == began), None),
-        after=next((loss for at, loss in reversed(held_out) if at == end), None),
-        losses=losses,
-        held_out=held_out,
+        before=next((loss for at, loss in seen.held_out if at == began), None),
+        after=next((loss for at, loss in reversed(seen.held_out) if at == began + plan.after), None),
+        losses=seen.losses,
+        held_out=seen.held_out,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from validation.bench.damage import duplicates as duplicated
 from validation.diversity import find_duplicates
-from validation.diversity.duplicates import band_rows
+from validation.diversity.minhash import bands
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while the small cat sleeps in the warm sun all day"
 
@@ -135,7 +135,7 @@ def test_threshold_out_of_range(threshold):
 
 
 def test_bands_propose_nearly_all_pairs_at_the_threshold():
-    assert [band_rows(threshold) for threshold in (0.5, 0.8, 0.9)] == [2, 6, 9]
+    assert [bands(threshold) for threshold in (0.5, 0.8, 0.9)] == [(22, 2), (12, 4), (7, 5)]
 
 
 def test_20_000_rows_of_400_bytes(clean_rows):
