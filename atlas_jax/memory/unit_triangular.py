@@ -2,8 +2,8 @@
 
 XLA gives triangular systems on CPUs to LAPACK. Its kernel hands the matrices of a batch to the threads of XLA's pool and waits
 for them inside that same pool (jaxlib 0.10.2, `ParallelBatchMap`), while each call wants threads of OpenBLAS's own. Where two
-systems that do not depend on each other are due at once on two cores, as those of a hierarchy of memories are, every thread can be
-one that waits: steps took 20 times as long, and one never ended. Products wait for nobody, and accelerators are made for them.
+systems that do not depend on each other are due at once on two cores, as those of a hierarchy of memories are, every thread can
+be one that waits: steps took 20 times as long, and one never ended. Products wait for nobody, and accelerators are made for them.
 """
 
 from __future__ import annotations

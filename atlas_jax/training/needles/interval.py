@@ -38,7 +38,7 @@ class ProbeInterval:
       chosen: the shortest candidate that is cheap enough, in steps; None: none is.
       fitting: the shortest interval at all that is, in steps, candidate or not.
       verdict: the decision in words.
-      step_seconds, probe_seconds: medians, compilation apart.
+      step_seconds, probe_seconds: of the fastest step and of a probe in the middle, compilation apart.
       overheads: shares of the time that the probe takes, by candidate.
       most: below which the share has to be.
       machine: hardware and versions.
@@ -106,8 +106,8 @@ def choose_interval(
     )
 
 
-def seconds_of(run: Callable[[], PyTree], *, repeats: int = 5) -> float:
-    """Median wall time of calls whose arrays are waited for; a first call, which compiles, does not count.
+def seconds_of(run: Callable[[], PyTree], *, repeats: int = 5) -> list[float]:
+    """Wall times of calls whose arrays are waited for; a first call, which compiles, does not count.
 
     Args:
       run: does the work and returns arrays that are ready when it is done.
@@ -119,7 +119,7 @@ def seconds_of(run: Callable[[], PyTree], *, repeats: int = 5) -> float:
         began = time.perf_counter()
         jax.block_until_ready(run())
         times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return times
 
 
 def measure_interval(
@@ -132,14 +132,21 @@ def measure_interval(
 ) -> ProbeInterval:
     """Times a step and a probe on the machine at hand, and chooses.
 
+    What else the machine does only ever slows a step down, so the fastest step counts, and the probe in the middle: a share
+    guessed too high costs a few probes, one guessed too low breaks the promise.
+
     Args:
       step: does one training step and returns its arrays; what it donates is its own affair.
       probe: probes once and returns the metrics.
       repeats: of each that count.
       candidates, most: as for `choose_interval`.
     """
-    seconds = {"step_seconds": seconds_of(step, repeats=repeats), "probe_seconds": seconds_of(probe, repeats=repeats)}
-    return choose_interval(**seconds, candidates=candidates, most=most)
+    return choose_interval(
+        min(seconds_of(step, repeats=repeats)),
+        statistics.median(seconds_of(probe, repeats=repeats)),
+        candidates=candidates,
+        most=most,
+    )
 
 
 def write_interval(decision: ProbeInterval, path: str | os.PathLike[str]) -> None:

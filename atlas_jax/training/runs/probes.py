@@ -21,7 +21,7 @@ from atlas_jax.training.runs.windows import alphabet_of
 
 DECISION, MAP = "probe_interval.json", "needles.png"
 EXAMPLES = 8  # of each length and depth
-REPEATS = 3  # of a step and of a probe, whose median seconds decide
+REPEATS = 5  # of a step and of a probe
 MOST_STREAM = 1 << 20  # held-out tokens that texts are made of
 
 
