@@ -10,8 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 from validation.datasets.base import SAMPLE_ROWS, BadRows, Columns, Inspection, Piece, Record, Request
-from validation.datasets.fields import infer_field_type
-from validation.datasets.fields import field_array
+from validation.datasets.fields import field_array, infer_field_type
 from validation.datasets.lines import MAX_ROW_BYTES, Lines
 from validation.datasets.records import Row, estimate, kind_of, pieces_of
 from validation.datasets.sources import Source

@@ -120,7 +120,8 @@ def _expression(pattern: str) -> str:
     pieces = re.split(r"(\*\*/|\*|\?|\[[^]]+\])", pattern)
     known = {"**/": "(.*/)?", "*": "[^/]*", "?": "[^/]"}
     return "".join(
-        known.get(piece) or (piece.replace("[!", "[^") if piece.startswith("[") else re.escape(piece)) for piece in pieces
+        known.get(piece) or (piece.replace("[!", "[^") if piece.startswith("[") else re.escape(piece))
+        for piece in pieces
     )
 
 

@@ -82,7 +82,9 @@ def _text(source: Source) -> tuple[str, int]:
         raw = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(raw) > MAX_DOCUMENT_BYTES:
         limit = MAX_DOCUMENT_BYTES >> 20
-        raise DatasetError(f"{source}: a JSON document of more than {limit} MiB is not read; expected JSON Lines (.jsonl)")
+        raise DatasetError(
+            f"{source}: a JSON document of more than {limit} MiB is not read; expected JSON Lines (.jsonl)"
+        )
     try:
         return raw.decode().removeprefix("\ufeff"), len(raw)
     except UnicodeDecodeError as error:

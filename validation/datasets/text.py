@@ -28,7 +28,7 @@ class Text:
     """
 
     def __init__(self, kind: TextKind) -> None:
-        self.kind = kind
+        self.kind: TextKind = kind
 
     def inspect(self, source: Source, sample_rows: int) -> Inspection:
         """One column; rows estimated from the first ones."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from validation.diversity.components import find_copies, join_band, roots
-from validation.diversity.minhash import band_keys, bands
+from validation.diversity.minhash import SKETCHED, bands, may_agree, signatures
 from validation.diversity.shingles import similarities
 from validation.diversity.texts import Texts, hash_texts, normalise_strings
 
@@ -93,8 +93,15 @@ def _components(texts: Texts, threshold: float, seed: int) -> Int[np.ndarray, " 
     if parent.size < 2:
         return parent
     keys = np.empty((bands(threshold)[0], rows.size), np.uint64)
+    sketches = np.empty((rows.size, SKETCHED // 8), np.uint64)
     for block in texts.blocks(rows):
-        keys[:, block] = band_keys(texts.take(block), threshold, seed)
+        keys[:, block], sketches[block] = signatures(texts.take(block), threshold, seed)
+
+    def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        agree = may_agree(sketches, left, right, threshold)
+        agree[agree] = similarities(texts, left[agree], right[agree]) >= threshold
+        return agree
+
     for band in keys:
-        join_band(parent, band, lambda left, right: similarities(texts, left, right) >= threshold, MEMORY_BYTES)
+        join_band(parent, band, similar, MEMORY_BYTES)
     return roots(parent, rows)

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
-Hashes = UInt64[np.ndarray, " n"]
-Counts = Int[np.ndarray, " n"]
+Hashes = UInt64[np.ndarray, " _"]
+Counts = Int[np.ndarray, " _"]
 
 FLUSH = 1 << 18
 _INCREMENT, _FIRST, _SECOND = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -137,7 +137,7 @@ class SampledCounts:
         self.flush = flush
         self.halvings = 0
         self.total = 0
-        self.top = FrequentKeys(frequent)
+        self._top = FrequentKeys(frequent)
         self._frequent = HashCounts()
         self._sampled = HashCounts()
         self._waiting: list[np.ndarray] = []
@@ -147,6 +147,11 @@ class SampledCounts:
     def share(self) -> float:
         self._empty()
         return 0.5**self.halvings
+
+    @property
+    def top(self) -> FrequentKeys:
+        self._empty()
+        return self._top
 
     @property
     def frequent(self) -> HashCounts:
@@ -174,8 +179,8 @@ class SampledCounts:
             return
         keys, counts = counted(np.concatenate(self._waiting))
         self._waiting, self._waiting_size = [], 0
-        if self.top.limit:
-            self.top.add_counted(keys, counts)
+        if self._top.limit:
+            self._top.add_counted(keys, counts)
         place, known = _found(keys, self._frequent.keys)
         self._frequent.counts[known] += counts[place[known]]
         rest = self._kept(keys)
@@ -238,8 +243,17 @@ class SampledCounts:
         return float((self.frequent.counts - 1).sum() + (self.sampled.counts - 1).sum() / self.share)
 
     def entropy(self) -> float:
-        """Estimated entropy of the keys in bits; exact while `share` is 1, nan without keys."""
-        return entropy(self.frequent.counts, self.total) + entropy(self.sampled.counts, self.total) / self.share
+        """Estimated entropy of the keys in bits; exact while `share` is 1, nan without keys.
+
+        How many keys of the others were counted is known exactly; the sampled ones say only how that mass is spread,
+        which varies far less from sample to sample than its sum.
+        """
+        known = entropy(self.frequent.counts, self.total)
+        if self.share == 1 or not self.sampled.keys.size:
+            return known + entropy(self.sampled.counts, self.total)
+        counts = self.sampled.counts
+        rest = self.total - int(self.frequent.counts.sum())
+        return known + entropy(counts, self.total) * rest / float(counts.sum())
 
     def state(self) -> dict[str, np.ndarray]:
         """All of it as arrays."""
@@ -263,7 +277,7 @@ class SampledCounts:
             table.keys, table.counts = state[f"{name}_keys"], state[f"{name}_counts"].copy()
             table.total = int(table.counts.sum())
         if "top_keys" in state:
-            one.top = FrequentKeys.of_state({name[4:]: array for name, array in state.items() if name[:4] == "top_"})
+            one._top = FrequentKeys.of_state({name[4:]: array for name, array in state.items() if name[:4] == "top_"})
         return one
 
 
@@ -287,7 +301,7 @@ def _united(keys: Hashes, counts: Counts, more: Hashes, their_counts: Counts) ->
     return everything[starts], np.add.reduceat(np.concatenate([counts, their_counts])[order], starts)
 
 
-def _found(table: Hashes, keys: Hashes) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+def _found(table: Hashes, keys: UInt64[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Where each key stands in a sorted table, and whether it does."""
     place = np.searchsorted(table, keys)
     inside = place < table.size

@@ -135,7 +135,7 @@ def test_threshold_out_of_range(threshold):
 
 
 def test_bands_propose_nearly_all_pairs_at_the_threshold():
-    assert [bands(threshold) for threshold in (0.5, 0.8, 0.9)] == [(22, 2), (12, 4), (7, 5)]
+    assert [bands(threshold) for threshold in (0.5, 0.8, 0.95)] == [(22, 2), (16, 5), (7, 10)]
 
 
 def test_20_000_rows_of_400_bytes(clean_rows):

@@ -9,6 +9,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,11 @@ def by_definition(rows):
     }
 
 
+def agree(found, expected):
+    for name, value in dataclasses.asdict(expected).items():
+        assert getattr(found, name) == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
 @given(rows=ROWS, parts=st.integers(1, 4))
 def test_statistics_are_their_definitions_however_rows_are_batched(rows, parts):
     found = dataclasses.asdict(measured(rows, parts))
@@ -82,9 +88,76 @@ def test_statistics_are_their_definitions_however_rows_are_batched(rows, parts):
 def test_blocks_of_a_large_batch_change_nothing(clean_rows, monkeypatch):
     rows = clean_rows[:1500]
     whole = measured(rows)
-    monkeypatch.setattr("validation.diversity.statistics.BLOCK_CHARACTERS", 10_000)
-    monkeypatch.setattr("validation.diversity.statistics.KNOWN_WORDS", 100)
+    monkeypatch.setattr("validation.diversity.statistics.BLOCK_BYTES", 10_000)
     assert measured(rows) == whole
+
+
+@given(rows=ROWS, parts=st.integers(1, 4))
+def test_arrow_arrays_and_their_slices_are_as_good_as_strings(rows, parts):
+    array = pa.array(["x", None, *rows, "y"], pa.string())[1:-1]
+    statistics = TextStatistics()
+    for start in range(parts):
+        first, last = len(array) * start // parts, len(array) * (start + 1) // parts
+        statistics.update(array[first:last])
+    agree(statistics.result(), measured(["", *rows]))
+
+
+@given(rows=ROWS, cut=st.integers(0, 12))
+def test_merged_halves_are_the_whole(rows, cut):
+    left, right = TextStatistics(), TextStatistics()
+    left.update(rows[:cut])
+    right.update(rows[cut:])
+    before = right.result()
+    left.merge(TextStatistics.of_state(right.state()))
+    agree(left.result(), measured(rows))
+    agree(right.result(), before)
+
+
+def test_merged_halves_are_the_whole_at_the_fixed_lengths(clean_rows):
+    left, right = TextStatistics(), TextStatistics()
+    left.update(clean_rows[:1000])
+    right.update(clean_rows[1000:6000])
+    left.merge(right)
+    whole = measured(clean_rows[:6000])
+    agree(left.result(), whole)
+    assert left.distinct(3) == measured_statistics(clean_rows[:6000]).distinct(3)
+
+
+def test_sampled_tables_do_not_depend_on_batches_and_merge_without_bias(clean_rows):
+    tables = []
+    for parts in (1, 7):
+        statistics = TextStatistics(ngram_limit=30_000, flush=20_000)
+        for start in range(parts):
+            statistics.update(clean_rows[len(clean_rows) * start // parts : len(clean_rows) * (start + 1) // parts])
+        tables.append(statistics.result())
+    assert tables[0] == tables[1]
+    halves = [TextStatistics(ngram_limit=30_000, flush=20_000) for _ in range(2)]
+    halves[0].update(clean_rows[: len(clean_rows) // 2])
+    halves[1].update(clean_rows[len(clean_rows) // 2 :])
+    halves[0].merge(halves[1])
+    merged, exact = halves[0].result(), measured(clean_rows)
+    assert halves[0].bigrams.share < 1
+    assert merged.words == exact.words
+    assert merged.bigram_conditional_entropy == pytest.approx(exact.bigram_conditional_entropy, abs=0.15)
+    assert merged.repeated_8grams == pytest.approx(exact.repeated_8grams, abs=0.01)
+
+
+def test_a_sampled_table_of_words_keeps_its_figures(clean_rows):
+    exact, small = measured(clean_rows), TextStatistics(ngram_limit=4_000)
+    small.update(clean_rows)
+    near = small.result()
+    assert small.words.share < 1
+    assert near.distinct_words == pytest.approx(exact.distinct_words, rel=0.1)
+    assert near.word_entropy == pytest.approx(exact.word_entropy, abs=0.05)
+    assert near.good_turing_unseen == pytest.approx(exact.good_turing_unseen, rel=0.15)
+    assert near.zipf_slope == pytest.approx(exact.zipf_slope, abs=0.1)
+    assert near.tail_share == pytest.approx(exact.tail_share, abs=0.02)
+
+
+def measured_statistics(rows):
+    statistics = TextStatistics()
+    statistics.update(rows)
+    return statistics
 
 
 def test_figures_at_a_fixed_length_look_at_the_beginning_only(clean_rows):
