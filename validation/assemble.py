@@ -23,6 +23,7 @@ from validation.corpus import Corpus
 from validation.datasets import Dataset, Metadata
 from validation.localize import Flags
 from validation.prepare import Problem
+from validation.prescreen import PreScreen
 from validation.profiles import Profile, TierPlan
 from validation.recommend import recommend
 from validation.report import (
@@ -68,6 +69,7 @@ class Request:
       tokenizer: the user's own, or None.
       resume: go on from `out/state`.
       settings: the command line, for the report.
+      prescreen: what was known before training; None where nobody looked.
     """
 
     data: Dataset
@@ -79,6 +81,7 @@ class Request:
     tokenizer: Tokenizer | None
     resume: bool
     settings: dict[str, Any]
+    prescreen: PreScreen | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ def assemble(
             "profile": asdict(profile),
             "steps": [problem.steps[plan] for plan in profile.tiers],
         },
+        prescreen=None if request.prescreen is None else request.prescreen.as_dict(),
     )
 
 

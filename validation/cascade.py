@@ -19,7 +19,7 @@ PASS, BAD_INPUT, RISKY, INTERRUPTED = 0, 2, 3, 130
 class Options:
     """Would this dataset collapse a model? Trains 18 small models in 3 tiers to find out.
 
-    Exit codes: 0 pass, 3 risk above --fail-above, 2 bad input.
+    Exit codes: 0 pass, 3 risk above --fail-above or stopped before training, 2 bad input.
     """
 
     data: Annotated[str | None, tyro.conf.Positional] = None
@@ -42,6 +42,12 @@ class Options:
     """Risk (0 to 100) from which the exit code is 3."""
     resume: bool = False
     """Go on from where an interrupted run into the same folder stopped."""
+    force: bool = False
+    """Train even where the rows alone show that it is not worth it."""
+    signatures: Path | None = None
+    """Library of signatures to compare the data with before training, see python -m validation.signatures."""
+    signature_key: Path | None = None
+    """File with the key that the library is signed with; else the variable ATLAS_SIGNATURE_KEY."""
 
     def folder(self) -> Path:
         """Where the report goes."""
@@ -78,6 +84,9 @@ def _run(options: Options, console: Console) -> int:
         seed=options.seed,
         fail_above=options.fail_above,
         resume=options.resume,
+        force=options.force,
+        signatures=options.signatures,
+        signature_key=options.signature_key,
         settings={name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()},
     )
     print_summary(report, console)
@@ -93,6 +102,8 @@ def _check(options: Options) -> str | None:
         return f"--seed is {options.seed}, expected 0 or more"
     if options.data is None and (options.reference or options.tokenizer or options.text_column):
         return "--reference, --tokenizer and --text-column need DATA"
+    if options.data is None and (options.signatures or options.signature_key or options.force):
+        return "--signatures, --signature-key and --force need DATA"
     existing = options.folder().absolute()
     while not existing.exists():
         existing = existing.parent
@@ -114,7 +125,9 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     from atlas_jax.training import CheckpointError
     from validation.datasets import DatasetError
+    from validation.prescreen import PreScreenError
     from validation.runner import StateError
+    from validation.signatures import SignatureError
 
     try:
         return _run(options, Console())
@@ -122,7 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
         again = [a for a in given if a != "--resume"]
         errors.print(f"\nInterrupted. Go on with: python -m validation.cascade {shlex.join([*again, '--resume'])}")
         return INTERRUPTED
-    except (DatasetError, StateError, CheckpointError, OSError) as error:
+    except PreScreenError as error:
+        errors.print(f"error: {error}")
+        return RISKY
+    except (DatasetError, StateError, CheckpointError, SignatureError, OSError) as error:
         errors.print(f"error: {error}")
         return BAD_INPUT
 

@@ -7,14 +7,13 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path, PurePath, PurePosixPath
 
 import pyarrow.fs as pafs
 
 from validation.datasets.sniff import FORMATS, known_suffixes, suffix_of
 from validation.datasets.sources import Source
-from validation.datasets.storage import DatasetError, Storage, parse_uri
+from validation.datasets.storage import DatasetError, Storage, parse_uri, split_uri
 
 NOT_DATA = frozenset(("readme", "license", "licence", "copying", "notice", "changelog"))
 MAX_FILES = 100_000
@@ -53,7 +52,7 @@ def shown_path(path: str) -> str:
     """A path as it is printed and kept in reports: a URI without its options and keys."""
     if "://" not in path:
         return path
-    parts = urlsplit(path)
+    parts = split_uri(path)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -64,7 +63,7 @@ def _local_files(path: str) -> tuple[Source, ...]:
     elif place.is_dir():
         root, files = place, _data_files(place, place.rglob("*"))
     elif glob.has_magic(path):
-        root = _fixed_folder(place)
+        root = Path(_fixed_folder(place))
         files = _data_files(root, map(Path, glob.glob(str(place), recursive=True)))
     else:
         raise _missing(place)
@@ -104,7 +103,7 @@ def _is_data(path: PurePosixPath) -> bool:
     return not hidden and suffix_of(path.name) in FORMATS and path.name.partition(".")[0].lower() not in NOT_DATA
 
 
-def _fixed_folder(pattern: Path) -> Path:
+def _fixed_folder(pattern: PurePath) -> PurePath:
     """The part of a pattern before its first wildcard."""
     while glob.has_magic(str(pattern)):
         pattern = pattern.parent
@@ -112,7 +111,7 @@ def _fixed_folder(pattern: Path) -> Path:
 
 
 def _fixed_prefix(pattern: str) -> str:
-    return str(_fixed_folder(PurePosixPath(pattern)))  # pyright: ignore[reportArgumentType]
+    return str(_fixed_folder(PurePosixPath(pattern)))
 
 
 def _expression(pattern: str) -> str:

@@ -192,7 +192,9 @@ class SampledCounts:
         while self._frequent.keys.size + self._sampled.keys.size > self.limit:
             if self.halvings == 0:
                 counts = self._sampled.counts
-                self._frequent = self._sampled.take(counts > np.partition(counts, -1 - self.limit // 4)[-1 - self.limit // 4])
+                self._frequent = self._sampled.take(
+                    counts > np.partition(counts, -1 - self.limit // 4)[-1 - self.limit // 4]
+                )
             self.halvings += 1
             self._sampled = self._sampled.take(self._kept(self._sampled.keys))
 

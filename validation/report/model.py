@@ -235,6 +235,8 @@ class Report:
       environment: versions, devices, profile, seed, seconds by stage, peak memory in bytes, command.
       config: the resolved configuration.
       companions: reports shown beside this one (the demonstration's clean corpus).
+      prescreen: what was known before training: risk, should_proceed, recommendation, reasons, findings, matches,
+        probability and library; None where nobody looked. See `validation.prescreen.PreScreen`.
     """
 
     verdict: Verdict
@@ -248,6 +250,7 @@ class Report:
     environment: dict[str, Any]
     config: dict[str, Any]
     companions: list[Report] = field(default_factory=list)
+    prescreen: dict[str, Any] | None = None
     schema_version: str = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -53,6 +53,8 @@ def _verdict(report: Report) -> list[Text]:
     unknown = wording.unknown_dimensions(report)
     if unknown:
         lines.append(Text(f"Unknown on {len(unknown)} of {len(report.dimensions)} dimensions.", style="yellow"))
+    if report.prescreen is not None:
+        lines.append(Text(wording.one_line(wording.screened(report.prescreen))))
     note = wording.one_line(verdict.minimum_detectable_harm_note)
     return [*lines, Text(f"{wording.detectable_harm(verdict)} {note}".rstrip(), style="cyan")]
 

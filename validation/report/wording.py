@@ -167,3 +167,9 @@ def _harmless(character: str) -> bool:
     if character in _KEPT_FORMAT_CHARACTERS:
         return True
     return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def screened(prescreen: dict[str, Any]) -> str:
+    """What was known before training, as a sentence."""
+    risk = "risk unknown" if prescreen["risk"] is None else f"risk {risk_points(prescreen['risk'])} of 100"
+    return f"Before training: {risk}. {'; '.join(prescreen['reasons']) or prescreen['recommendation']}"

@@ -2,12 +2,12 @@
 
 import os
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.validation.datasets.development_data import development_data
 from validation.datasets import DatasetError, open_dataset
 
 TEXT_ERRORS = {
@@ -19,7 +19,7 @@ TEXT_ERRORS = {
     ],
     "data.json": [
         ('[{"text": "a"},\n {"text" "b"}]', "line 2, column 10"),
-        ('{"text": "a"}\n{"text": "b"}', r"line 2, column 1; .*\.jsonl"),
+        ('{"text": "a"}\n3', r"line 2, column 1; .*\.jsonl"),
         ('{"a": [{"x": 1}], "b": [{"x": 1}]}', "exactly one list of objects; found .*: a, b"),
         ('{"a": ["x"]}', "found an object with lists of objects: none"),
         ("3", "found number"),
@@ -130,13 +130,6 @@ def test_stream_refuses_empty_batches_and_datasets_without_a_good_row(tmp_path):
     (tmp_path / "a.txt").write_text("a", encoding="utf-8")
     with pytest.raises(DatasetError, match="plain text has no columns"):
         open_dataset(tmp_path / "a.txt", text_column="text")
-
-
-def development_data(name):
-    folder = os.environ.get("ATLAS_DEV_DATA")
-    if folder is None:
-        pytest.skip("ATLAS_DEV_DATA is not set: the folder of development data sets")
-    return Path(folder) / name
 
 
 def test_reviews_of_8_mb_load_quickly(read):

@@ -1,0 +1,87 @@
+"""The command line: what it writes, and what it says of wrong input."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from validation.profile import load
+from validation.profile.__main__ import main
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "shifted"):
+        table = pa.table(
+            {
+                "v": rng.normal(size=2_000) + (name == "shifted"),
+                "c": pa.array(rng.choice(["x", "<b>y</b>"], 2_000)),
+                "s": pa.array([f"Row {i} of this file has some words to read." for i in range(2_000)]),
+            }
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def test_a_profile_is_written_merged_and_compared(data, capsys):
+    assert main(["a.parquet", "--out", "pa"]) == 0
+    assert "2,000 rows of 3 columns" in capsys.readouterr().out
+    assert sorted(path.name for path in (data / "pa").iterdir()) == [
+        "arrays.npz", "profile.html", "profile.json", "sample.arrow",
+    ]  # fmt: skip
+    assert main(["b.parquet", "--merge", "pa", "--out", "both", "--against", "pa", "--fail-on-drift"]) == 0
+    assert load(data / "both").rows == 4_000
+    assert main(["--merge", "pa", "both", "--out", "three"]) == 0
+    assert load(data / "three").files == ("a.parquet", "b.parquet", "a.parquet")
+    assert main(["shifted.parquet", "--out", "ps", "--against", "a.parquet", "--fail-on-drift"]) == 3
+    written = json.loads((data / "ps" / "profile.json").read_text())
+    assert written["schema_version"] == 1
+    assert [one["status"] for one in written["comparison"]["columns"]] == ["changed", "same", "same"]
+    assert main(["a.parquet"]) == 0
+    assert (data / "profiles" / "a" / "profile.json").is_file()
+
+
+def test_the_page_is_self_contained_and_escapes_the_data(data):
+    assert main(["a.parquet", "--out", "pa", "--against", "b.parquet"]) == 0
+    page = (data / "pa" / "profile.html").read_text()
+    assert "<b>y</b>" not in page
+    assert "&lt;b&gt;y&lt;/b&gt;" in page
+    assert "default-src 'none'" in page
+    assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]", page)
+    assert page.count("<svg") >= 4
+    assert len(set(re.findall(r' id="([^"]+)"', page))) == len(re.findall(r' id="([^"]+)"', page))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing.parquet", "--out", "p"], "nothing.parquet"),
+        ([], "no DATA and no --merge"),
+        (["a.parquet", "--workers", "0"], "--workers is 0, expected at least 1"),
+        (["a.parquet", "--seed", "-1"], "--seed is -1"),
+        (["a.parquet", "--fail-on-drift"], "--fail-on-drift needs --against"),
+        (["a.parquet", "--out", "a.parquet"], "a.parquet: a file; expected a folder"),
+        (["a.parquet", "--out", "."], "not empty, and no profile"),
+        (["--merge", "nowhere", "--out", "p"], "nowhere: no profile"),
+        (["a.parquet", "--out", "p", "--against", "empty.csv"], "empty.csv"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(data, capsys, arguments, says):
+    (data / "empty.csv").write_text("")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (data / "p").exists()
+
+
+def test_a_typo_is_told(data):
+    with pytest.raises(SystemExit) as stopped:
+        main(["a.parquet", "--seeed", "1"])
+    assert stopped.value.code == 2

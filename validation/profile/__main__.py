@@ -1,0 +1,119 @@
+"""The command line: `python -m validation.profile DATA --out P`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+PASS, BAD_INPUT, DRIFTED, INTERRUPTED = 0, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Profiles a table in one pass; the result can be merged, compared and used as a reference later.
+
+    Exit codes: 0 done, 2 bad input, 3 drift from --against where --fail-on-drift is given.
+    """
+
+    data: Annotated[str | None, tyro.conf.Positional] = None
+    """File, folder, glob or URI of any format; without it, --merge joins earlier profiles."""
+    out: Path | None = None
+    """Folder for the profile: profile.json, profile.html, the sample of rows. Default: profiles/NAME."""
+    against: str | None = None
+    """An earlier profile, or data, to compare with."""
+    merge: tuple[str, ...] = ()
+    """Earlier profiles whose rows come after those of DATA."""
+    kind: Literal["text", "tabular", "time series"] | None = None
+    """What the data is, where it is not recognised."""
+    workers: int | None = None
+    """Processes; one for each core where the data is large."""
+    skip_bad_rows: bool = False
+    """Count and leave out rows that cannot be read instead of stopping."""
+    seed: int = 0
+    """Decides which rows are sampled."""
+    fail_on_drift: bool = False
+    """Exit with 3 if anything changed against the reference."""
+
+    def folder(self) -> Path:
+        """Where the profile goes."""
+        if self.out is not None:
+            return self.out
+        given = self.data or self.merge[0]
+        return Path("profiles") / (Path(given).resolve().stem.strip("*?[]. ") or "data")
+
+
+def _check(options: Options) -> str | None:
+    """What is wrong with the options themselves; None if nothing."""
+    if options.data is None and not options.merge:
+        return "no DATA and no --merge; expected data to profile or profiles to merge"
+    if options.workers is not None and options.workers < 1:
+        return f"--workers is {options.workers}, expected at least 1"
+    if options.seed < 0:
+        return f"--seed is {options.seed}, expected 0 or more"
+    if options.fail_on_drift and options.against is None:
+        return "--fail-on-drift needs --against"
+    return None
+
+
+def _run(options: Options, console: Console, errors: Console) -> int:
+    from validation.profile.compare import compare
+    from validation.profile.page import all_figures, as_document, render
+    from validation.profile.state import Profile
+    from validation.profile.storage import load, save, writable
+    from validation.profile.terminal import print_summary
+
+    folder = options.folder()
+    writable(folder)
+    others = [load(given) for given in options.merge]
+    reference = None
+    if options.against is not None:
+        given = Path(options.against)
+        reference = load(given) if (given / "profile.json").is_file() else _profiled(options.against, options, errors)
+    found: Profile | None = None if options.data is None else _profiled(options.data, options, errors)
+    for other in others:
+        found = other if found is None else found.merge(other)
+    assert found is not None
+    comparison = None if reference is None else compare(found, reference, options.seed)
+    figures = all_figures(found)
+    page = render(found, figures, comparison, reference)
+    save(found, folder, as_document(found, figures, comparison), page)
+    print_summary(found, figures, comparison, console)
+    console.print(f"Profile: {folder / 'profile.html'}", soft_wrap=True, highlight=False, markup=False)
+    return DRIFTED if options.fail_on_drift and comparison is not None and comparison.drifted else PASS
+
+
+def _profiled(data: str, options: Options, errors: Console):
+    from validation.datasets import open_table
+    from validation.profile.run import profile
+    from validation.profile.terminal import ProgressLines
+
+    table = open_table(data, kind=options.kind, skip_bad_rows=options.skip_bad_rows)
+    return profile(table, workers=options.workers, seed=options.seed, progress=ProgressLines(errors))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = tyro.cli(Options, prog="python -m validation.profile", args=given, config=(tyro.conf.FlagCreatePairsOff,))
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    problem = _check(options)
+    if problem is not None:
+        errors.print(f"error: {problem}")
+        return BAD_INPUT
+    try:
+        return _run(options, Console(), errors)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted; nothing was written.")
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        errors.print(f"error: {error}")
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
