@@ -100,10 +100,11 @@ def _check(options: Options) -> str | None:
         return f"--fail-above is {options.fail_above:g}, expected 0 to 100"
     if options.seed < 0:
         return f"--seed is {options.seed}, expected 0 or more"
-    if options.data is None and (options.reference or options.tokenizer or options.text_column):
-        return "--reference, --tokenizer and --text-column need DATA"
-    if options.data is None and (options.signatures or options.signature_key or options.force):
-        return "--signatures, --signature-key and --force need DATA"
+    if options.data is None:
+        for names in (("reference", "tokenizer", "text_column"), ("signatures", "signature_key", "force")):
+            if any(getattr(options, name) for name in names):
+                first, second, third = (f"--{name.replace('_', '-')}" for name in names)
+                return f"{first}, {second} and {third} need DATA"
     existing = options.folder().absolute()
     while not existing.exists():
         existing = existing.parent

@@ -138,7 +138,7 @@ def test_weighted_means_are_unbiased_over_seeds(tmp_path):
     found = {name: [] for name in columns}
     for seed in range(draws):
         sums = Sums.of(strata.embedding, look.sample)
-        parts = set_aside(table, strata, limits, sums, tmp_path, seed=seed, workers=1, progress=None)
+        parts, _ = set_aside(table, strata, limits, sums, tmp_path, seed=seed, workers=1, progress=None)
         drawn = choose(parts, strata, limits, wanted)
         keys = pa.Table.from_batches([batch for part in parts for batch in part.keys])
         place = keys[" row"].to_numpy()[drawn.chosen] - 1
@@ -172,6 +172,13 @@ def test_texts_are_split_by_length(tmp_path):
     rows = pq.read_table(sample.path)
     assert {stratum["bytes"].split("-")[0] for stratum in sample.strata} >= {""}
     assert len({stratum["bytes"] for stratum in sample.strata}) == 4
+    (check,) = sample.verification.checks
+    assert check.columns == ("bytes of text",)
+    lengths, weight = np.array([len(text) for text in texts]), rows["weight"].to_numpy()
+    drawn_lengths = lengths[rows["row"].to_numpy() - 1]
+    ours = np.array([weight[drawn_lengths <= value].sum() for value in np.unique(lengths)]) / weight.sum()
+    theirs = np.array([(lengths <= value).mean() for value in np.unique(lengths)])
+    assert check.difference == pytest.approx(np.abs(ours - theirs).max(), abs=0.01)
     assert rows["text"].to_pylist() == [texts[row - 1] for row in rows["row"].to_pylist()]
 
 
@@ -408,7 +415,7 @@ def test_bad_rows_can_be_left_out(tmp_path):
     with pytest.raises(DatasetError, match="101"):
         stratified_sample(open_table(tmp_path / "data.jsonl"), 50, tmp_path / "out.parquet")
     sample = stratified_sample(open_table(tmp_path / "data.jsonl", skip_bad_rows=True), 50, tmp_path / "out.parquet")
-    assert sample.total == 399
+    assert (sample.total, sample.skipped) == (399, 1)
     rows = pq.read_table(sample.path)
     assert rows["x"].to_pylist() == [row - 1 for row in rows["row"].to_pylist()]
 

@@ -88,9 +88,9 @@ def _check_entry(source: Source, file: io.BytesIO, entry: zipfile.ZipInfo) -> No
 
 def _content(source: Source, file: io.BytesIO, entry: zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of an entry, unpacked in blocks, whatever its directory claims."""
-    file.seek(entry.header_offset)
+    file.seek(max(0, entry.header_offset))
     header = file.read(_HEADER)
-    if len(header) < _HEADER or header[:4] != b"PK\x03\x04":
+    if entry.header_offset < 0 or len(header) < _HEADER or header[:4] != b"PK\x03\x04":
         raise DatasetError(f"{source}: {entry.filename} is not where the archive says; expected a whole .xlsx file")
     skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     file.seek(entry.header_offset + _HEADER + skipped)

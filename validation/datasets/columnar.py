@@ -14,6 +14,8 @@ from validation.datasets.sources import Source
 from validation.datasets.storage import DatasetError
 
 RECORD_ROWS = 10_000
+ENCODED_NAMES = frozenset(("messages", "conversations", "conversation", "chosen", "rejected"))
+"""Columns whose strings may be lists kept as JSON."""
 
 
 def checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
@@ -39,7 +41,7 @@ def columns_of(source: Source, fmt: Format, schema: pa.Schema, rows: int) -> Col
     if rows == 0:
         raise no_rows(source)
     columns: Columns = {field.name: kind_of_type(field.type) for field in schema}
-    texts = [name for name, kind in columns.items() if kind == "string" and name.lower() in _MAY_BE_ENCODED]
+    texts = [name for name, kind in columns.items() if kind == "string" and name.lower() in ENCODED_NAMES]
     if texts:
         bad = BadRows(source, source.name, [])
         for _, values in itertools.islice(fmt.records(source, bad, texts), SAMPLE_ROWS):
@@ -47,9 +49,6 @@ def columns_of(source: Source, fmt: Format, schema: pa.Schema, rows: int) -> Col
                 if kind_of(values[name]) == "encoded list":
                     columns[name] = "encoded list"
     return columns
-
-
-_MAY_BE_ENCODED = frozenset(("messages", "conversations", "conversation", "chosen", "rejected"))
 
 
 def records_of(fmt: Format, source: Source, bad: BadRows, schema: pa.Schema, fields: Sequence[str]) -> Iterator[Record]:

@@ -43,7 +43,9 @@ def infer_field_type(values: Sequence[str]) -> pa.DataType:
     filled = distinct.difference(NULLS)
     if not filled:
         return pa.null() if distinct <= {""} else pa.string()
-    if any(map(_LEADING_ZERO.fullmatch, filled)) or any(int(text) not in INT64 for text in filled if _LONG.fullmatch(text)):
+    if any(map(_LEADING_ZERO.fullmatch, filled)) or any(
+        int(text) not in INT64 for text in filled if _LONG.fullmatch(text)
+    ):
         return pa.string()  # codes and identifiers, not numbers
     for pattern, kind in _KINDS:
         if all(map(pattern.fullmatch, filled)) and not field_array(list(filled), kind)[1]:
@@ -77,4 +79,3 @@ def _cast(texts: pa.Array, kind: pa.DataType, start: int, wrong: dict[int, str])
     half = len(texts) // 2
     parts = (_cast(texts[:half], kind, start, wrong), _cast(texts[half:], kind, start + half, wrong))
     return pa.concat_arrays(parts)
-

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from validation.datasets.base import PIECE_BYTES, BadRows, Columns, Inspection, Piece, Record, Request
 from validation.datasets.columnar import checked_schema, columns_of, good_piece, records_of
+from validation.datasets.heaps import check_heaps
 from validation.datasets.sources import Source
 from validation.datasets.storage import DatasetError, one_line
 
@@ -111,6 +112,8 @@ def _table(source: Source, file: h5py.File) -> tuple[list[_Column], int, tuple[s
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in list(lengths.items())[:5])
         raise DatasetError(f"{source}: datasets of different lengths: {listed}; expected equal ones")
+    if any(_is_variable(one.dtype) for one in used.values()):
+        check_heaps(source)
     columns = [column for name, one in used.items() for column in _columns(source, name, one, alone=len(used) == 1)]
     left = [name for name in datasets if name not in used]
     notes = (f"not read: {', '.join(left[:5])}{', …' if len(left) > 5 else ''}",) if left else ()
@@ -201,10 +204,8 @@ def _check_lengths(source: Source, file: h5py.File, columns: list[_Column], star
     """
     for name in {column.dataset for column in columns}:
         one: Any = file[name]
-        text = h5py.check_string_dtype(one.dtype)
-        variable = (text is not None and text.length is None) or h5py.check_vlen_dtype(one.dtype) is not None
         place = one.id.get_offset()
-        if not variable or place is None or one.id.get_storage_size() != 16 * one.size:
+        if not _is_variable(one.dtype) or place is None or one.id.get_storage_size() != 16 * one.size:
             continue
         each = 16 * (one.size // one.shape[0])
         with source.open() as stored:
@@ -215,6 +216,14 @@ def _check_lengths(source: Source, file: h5py.File, columns: list[_Column], star
                 f"{source}: {name!r} claims {lengths.sum(dtype=np.int64)} bytes of values from row {start + 1} on; "
                 f"expected no more than the file has"
             )
+
+
+def _is_variable(dtype: np.dtype) -> bool:
+    """Whether values are kept in a heap: strings and lists of any length, also as fields of a table."""
+    if dtype.names:
+        return any(_is_variable(dtype[name]) for name in dtype.names)
+    text = h5py.check_string_dtype(dtype)
+    return (text is not None and text.length is None) or h5py.check_vlen_dtype(dtype) is not None
 
 
 def _batch(file: h5py.File, columns: list[_Column], start: int, stop: int) -> pa.RecordBatch:

@@ -8,7 +8,8 @@ import re
 import pyarrow as pa
 
 from validation.datasets.base import Columns, TableKind
-from validation.datasets.columnar import is_text, kind_of_type
+from validation.datasets.columnar import ENCODED_NAMES, is_text, kind_of_type
+from validation.datasets.records import kind_of
 from validation.datasets.schemas import TEXT, structured
 
 TIME_NAMES = re.compile(
@@ -35,6 +36,11 @@ def table_kind(schema: pa.Schema, first: pa.RecordBatch | None) -> TableKind:
       first: first rows; None if there is none.
     """
     columns: Columns = {field.name: kind_of_type(field.type) for field in schema}
+    if first is not None:
+        for name in columns:
+            if columns[name] == "string" and name.lower() in ENCODED_NAMES:
+                kinds = set(map(kind_of, first.column(name).to_pylist()))
+                columns[name] = "encoded list" if "encoded list" in kinds else "string"
     if structured(columns) is not None:
         return "text"
     if any(kind == "string" and name.lower() in TEXT for name, kind in columns.items()):

@@ -17,7 +17,6 @@ from validation.datasets.files import find_files, shown_path
 from validation.datasets.kinds import table_kind
 from validation.datasets.opening import one_format, reader
 from validation.datasets.sources import Source
-from validation.datasets.storage import DatasetError
 from validation.datasets.unify import conform, unify
 
 SAMPLE_ROWS = 10_000
@@ -37,7 +36,8 @@ class TableMetadata:
       compression: "", "gzip", "zstd", or both.
       rows: number of rows.
       rows_exact: whether the files state it, or it is estimated from the bytes of the first rows.
-      columns: name and Arrow type of each column.
+      columns: name and Arrow type of each column; in JSON and Excel a large_string column holds values of mixed types,
+        strings as they are and the others as JSON text.
       kind: "text", "tabular" or "time series".
       bytes: of all files as stored.
       memory_bytes: estimate of the memory that all rows take as Arrow columns.

@@ -51,6 +51,14 @@ def text_bytes(texts: pa.Array) -> tuple[UInt8[np.ndarray, " bytes"], Int[np.nda
     return content[np.arange(ends[-1]) + np.repeat(offsets[:-1] - ends[:-1], kept)], ends
 
 
+def byte_lengths(texts: pa.Array) -> Int[np.ndarray, " rows"]:
+    """Bytes of each text, strings or binary; 0 of null."""
+    texts = texts.cast(pa.large_binary())
+    if texts.null_count:
+        texts = texts.fill_null(b"")
+    return np.diff(np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1])
+
+
 def word_hashes(
     content: UInt8[np.ndarray, " bytes"], offsets: Int[np.ndarray, " rows_and_end"]
 ) -> tuple[UInt64[np.ndarray, " words"], Int[np.ndarray, " rows_and_end"]]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from validation.profile.column import Column
 from validation.profile.segments import Segments, Sums
 from validation.profile.state import Profile
 
@@ -53,10 +54,21 @@ def changes(profile: Profile) -> list[Change]:
     segments = profile.segments.settled()
     found = []
     if len(segments.place) >= LEAST_SEGMENTS:
-        for column, sums in zip(profile.columns, segments.columns, strict=True):
+        for column, all_sums in zip(profile.columns, segments.columns, strict=True):
             texts = column.text is not None
+            sums = all_sums
+            if _numbers_rows(column):
+                sums = all_sums._replace(moments=np.zeros_like(all_sums.moments))
             found += _column_changes(segments, sums, column.leaf.name, texts, len(profile.columns))
     return sorted(found, key=lambda change: -change.effect / LEAST_EFFECT[change.aspect])
+
+
+def _numbers_rows(column: Column) -> bool:
+    """Whether numbers only count on, as identifiers do; that they differ from place to place says nothing."""
+    if column.numbers is None:
+        return False
+    up, down, equal = (int(steps) for steps in column.numbers.counts[4:])
+    return max(up, down) >= 0.99 * max(up + down + equal, 1)
 
 
 class _Signal(NamedTuple):

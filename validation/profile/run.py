@@ -17,7 +17,7 @@ from validation.datasets import DatasetError, Part, Table
 from validation.profile.sample import ROWS
 from validation.profile.state import Profile, empty_profile
 
-CHUNK_ROWS = 65_536
+CHUNK_ROWS = 32_768
 PEEK_ROWS = 2_000
 GROUPS = 16
 """Runs of parts that are profiled on their own; few, since each is sent home and merged."""
@@ -150,6 +150,8 @@ class _Stopped(Exception):
 
 def _start_worker(worker: _Worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
+    pa.set_cpu_count(1)  # each process has one core; more threads would only hold more memory
+    pa.set_io_thread_count(1)
     _WORKER[:] = [worker]
 
 
@@ -161,6 +163,7 @@ def _work(parts: tuple[Part, ...]) -> _State:
             worker.rows.value += rows
         if worker.stop.is_set():
             raise _Stopped
+    pa.default_memory_pool().release_unused()
     return _State(*one.state())
 
 

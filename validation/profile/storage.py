@@ -100,7 +100,7 @@ def load(folder: str | os.PathLike[str]) -> Profile:
         found = words.get("schema_version")
         raise DatasetError(f"{source / _WORDS}: schema version {found!r}; expected {VERSION}: profile the data again")
     try:
-        with np.load(source / _ARRAYS, allow_pickle=False) as file:
+        with (source / _ARRAYS).open("rb") as stored, np.load(stored, allow_pickle=False) as file:
             arrays = {name.replace("|", "/"): file[name] for name in file.files}
         with pa.OSFile(str(source / _SAMPLE), "rb") as stream:
             sample = pa.ipc.open_file(stream).read_all()

@@ -95,7 +95,7 @@ def _tells(column: Column) -> bool:
         return distinct < 0.5
     if column.numbers is not None and distinct > 0.95 and column.numbers.dtype.kind in "iu":
         up, down, equal = column.numbers.counts[4:]
-        return up < 0.99 * max(up + down + equal, 1)
+        return bool(up < 0.99 * max(up + down + equal, 1))
     return True
 
 

@@ -78,8 +78,9 @@ class Display:
 def summary(sample: Sample) -> str:
     """A few lines for a person."""
     found = sample.verification
+    bad = f"; {sample.skipped:,} bad rows left out" if sample.skipped else ""
     lines = [
-        f"{sample.rows:,} of {sample.total:,} rows in {sample.path}, {sample.outliers:,} of them outliers",
+        f"{sample.rows:,} of {sample.total:,} rows in {sample.path}, {sample.outliers:,} of them outliers{bad}",
         f"{len(sample.strata)} strata; as exact as {found.effective_rows:,.0f} rows drawn evenly",
         f"any share estimated with the weights is off by at most {found.margin:.2%}, with {found.confidence:.0%} confidence",
     ]

@@ -16,8 +16,11 @@ from validation.diversity.embedding import (
     CategoryColumn,
     Embedding,
     NumberColumn,
+    TextColumn,
     as_codes,
+    as_strings,
 )
+from validation.diversity.word_vectors import byte_lengths
 
 CONFIDENCE = 0.99
 """Of all bounds together."""
@@ -102,28 +105,31 @@ class Sums:
 
     Attributes:
       numbers: number columns, each with the place of its coordinate in the embedding.
+      texts: text columns, whose lengths are counted.
       names: categories and their values that are counted each.
       scale: of the whole, for sums over a sample; None for those over the whole.
       weight, squares: sum of the weights, and of their squares.
-      histogram: weight by number and bin.
+      histogram: weight by bin of each number, then of each text's length.
       total: weighted sum of each number.
       powers: weighted sums of x y, x² y² and x³ y of each pair, of scaled numbers where a scale is given.
       counts: weight by value of each category; then all others, and null.
     """
 
     numbers: tuple[tuple[NumberColumn, int], ...]
+    texts: tuple[str, ...]
     names: dict[str, dict[str, int]]
     scale: Scale | None = None
     weight: float = 0.0
     squares: float = 0.0
-    histogram: Float[np.ndarray, "numbers bins"] = field(init=False)
+    histogram: Float[np.ndarray, "numbers+texts bins"] = field(init=False)
     total: Float[np.ndarray, " numbers"] = field(init=False)
     powers: Float[np.ndarray, "three numbers numbers"] = field(init=False)
     counts: dict[str, Float[np.ndarray, " names_and_two"]] = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.numbers)
-        self.histogram, self.total, self.powers = np.zeros((count, BINS)), np.zeros(count), np.zeros((3, count, count))
+        self.histogram = np.zeros((count + len(self.texts), BINS))
+        self.total, self.powers = np.zeros(count), np.zeros((3, count, count))
         self.counts = {name: np.zeros(len(known) + 2) for name, known in self.names.items()}
 
     @classmethod
@@ -138,11 +144,12 @@ class Sums:
                 order = np.argsort(-np.bincount(codes, minlength=len(known))[:-1], kind="stable")[:MOST_NAMES]
                 names[column.name] = {str(known[i]): place for place, i in enumerate(order)}
             at += column.width
-        return cls(tuple(numbers), names)
+        texts = tuple(column.name for column in embedding.columns if isinstance(column, TextColumn))
+        return cls(tuple(numbers), texts, names)
 
     def empty(self, scale: Scale | None = None) -> Sums:
         """The same sums, nothing counted."""
-        return Sums(self.numbers, self.names, scale)
+        return Sums(self.numbers, self.texts, self.names, scale)
 
     def add(
         self,
@@ -165,6 +172,9 @@ class Sums:
             if column.nulls:
                 bins[coordinates[:, at + 1] > 0] = 0
             self.histogram[place] += np.bincount(bins, weight, BINS)
+        for place, name in enumerate(self.texts, start=len(self.numbers)):
+            lengths = np.log2(1 + byte_lengths(as_strings(batch.column(name))))
+            self.histogram[place] += np.bincount((lengths * BINS_A_DEVIATION).astype(np.int64), weight, BINS)[:BINS]
         if len(self.numbers):
             points = coordinates[:, [at for _, at in self.numbers]].astype(np.float64)
             np.clip(points, -LINEAR, LINEAR, out=points)
@@ -210,7 +220,7 @@ def verify(whole: Sums, sample: Sums) -> Verification:
     """
     effective = sample.weight**2 / sample.squares
     pairs = len(whole.numbers) * (len(whole.numbers) - 1) // 2
-    alpha = (1 - CONFIDENCE) / max(1, len(whole.numbers) + pairs + len(whole.names))
+    alpha = (1 - CONFIDENCE) / max(1, len(whole.histogram) + pairs + len(whole.names))
     farthest = NormalDist().inv_cdf(1 - alpha / 2) / math.sqrt(effective)
     checks = _distributions(whole, sample, math.sqrt(math.log(2 / alpha) / (2 * effective)))
     checks += _correlations(whole, sample, farthest) + _entropies(whole, sample, farthest, effective)
@@ -221,9 +231,10 @@ def verify(whole: Sums, sample: Sums) -> Verification:
 def _distributions(whole: Sums, sample: Sums, bound: float) -> list[Check]:
     """Kolmogorov-Smirnov distances."""
     ours, theirs = (np.cumsum(one.histogram, axis=1) / one.weight for one in (sample, whole))
+    names = [column.name for column, _ in whole.numbers] + [f"bytes of {name}" for name in whole.texts]
     return [
-        Check("distribution", (column.name,), math.nan, math.nan, float(distance), bound)
-        for (column, _), distance in zip(whole.numbers, np.abs(ours - theirs).max(axis=1, initial=0), strict=True)
+        Check("distribution", (name,), math.nan, math.nan, float(distance), bound)
+        for name, distance in zip(names, np.abs(ours - theirs).max(axis=1, initial=0), strict=True)
     ]
 
 

@@ -106,14 +106,14 @@ def set_aside(
     seed: int,
     workers: int | None,
     progress: Progress | None,
-) -> list[Aside]:
-    """The pass itself; one file a part, in `folder`."""
+) -> tuple[list[Aside], int]:
+    """The pass itself; one file a part, in `folder`. Returns the parts, and the number of bad rows left out."""
     parts = [
         Aside(folder / f"{index}.arrow", np.zeros(len(strata.strata), np.int64), sums.empty())
         for index in range(len(table.parts()))
     ]
     try:
-        run_pass(
+        skipped = run_pass(
             table,
             lambda index, chunk: parts[index].add(chunk, strata, limits, seed),
             workers=workers,
@@ -123,7 +123,7 @@ def set_aside(
     finally:
         for part in parts:
             part.close()
-    return parts
+    return parts, skipped
 
 
 @dataclass(frozen=True)

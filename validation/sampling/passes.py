@@ -25,7 +25,7 @@ def run_pass(
     workers: int | None = None,
     progress: Progress | None = None,
     finish: Callable[[int], Any] | None = None,
-) -> None:
+) -> int:
     """Hands every chunk of a table to a function, chunks of a part in order, parts side by side.
 
     Args:
@@ -35,16 +35,19 @@ def run_pass(
       progress: told of the rows done, from several threads but never from two at once.
       finish: called with the index of each part that is done.
 
+    Returns:
+      Bad rows that were left out.
+
     Raises:
       DatasetError: from the table's reader.
       KeyboardInterrupt: and whatever the functions raise; the threads have ended by then.
     """
     parts = table.parts()
     stop = threading.Event()
-    lock, done = threading.Lock(), 0
+    lock, done, skipped = threading.Lock(), 0, 0
 
     def work(index: int) -> None:
-        nonlocal done
+        nonlocal done, skipped
         own = replace(table, skipped=[])  # a stream clears the list that it writes to
         for chunk in own.stream(CHUNK_ROWS, parts=(parts[index],)):
             if stop.is_set():
@@ -54,6 +57,8 @@ def run_pass(
                 done += chunk.data.num_rows
                 if progress is not None:
                     progress(done)
+        with lock:
+            skipped += len(own.skipped)
         if finish is not None:
             finish(index)
 
@@ -66,6 +71,7 @@ def run_pass(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+    return skipped
 
 
 def usable_cores() -> int:

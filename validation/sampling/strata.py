@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from validation.diversity.clusters import Clusters, find_clusters
 from validation.diversity.embedding import Embedding, TextColumn, as_codes, as_dictionary, as_strings
+from validation.diversity.word_vectors import byte_lengths
 
 LENGTHS = 4
 """Buckets of equal size that texts are split into by length."""
@@ -191,7 +192,5 @@ def _bytes(batch: pa.RecordBatch, embedding: Embedding) -> Int[np.ndarray, " row
     total = np.zeros(batch.num_rows, np.int64)
     for column in embedding.columns:
         if isinstance(column, TextColumn):
-            texts = as_strings(batch.column(column.name)).cast(pa.large_binary())
-            offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-            total += np.diff(offsets)
+            total += byte_lengths(as_strings(batch.column(column.name)))
     return total

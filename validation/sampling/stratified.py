@@ -34,6 +34,7 @@ class Sample(NamedTuple):
       columns: names of file (index), row (1-based number in it), weight (rows it stands for), stratum and outlier.
       rows: in the sample.
       total: rows of the table; the weights add up to it.
+      skipped: bad rows of the table that were left out.
       outliers: rows kept because they lie farthest from their clusters, with weight 1.
       strata: each with its rows in the table and in the sample and what they have in common.
       verification: the sample against the full pass.
@@ -46,6 +47,7 @@ class Sample(NamedTuple):
     columns: tuple[str, ...]
     rows: int
     total: int
+    skipped: int
     outliers: int
     strata: tuple[dict[str, Any], ...]
     verification: Verification
@@ -103,7 +105,7 @@ def stratified_sample(
         limits = thresholds(strata, look, rows)
         whole = Sums.of(strata.embedding, look.sample)
         told = _told(progress, "second pass", look.rows)
-        parts = set_aside(table, strata, limits, whole, folder, seed=seed, workers=workers, progress=told)
+        parts, skipped = set_aside(table, strata, limits, whole, folder, seed=seed, workers=workers, progress=told)
         for part in parts:
             whole.merge(part.sums)
         drawn = choose(parts, strata, limits, rows)
@@ -117,6 +119,7 @@ def stratified_sample(
             columns=tuple(sample_columns(table.schema.names)),
             rows=int(drawn.chosen.sum()),
             total=int(whole.weight),
+            skipped=skipped,
             outliers=int(drawn.outlier.sum()),
             strata=_described(strata, drawn),
             verification=verify(whole, counted),

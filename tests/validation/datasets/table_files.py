@@ -9,8 +9,8 @@ import json
 import h5py
 import openpyxl
 import pyarrow as pa
-import pyarrow.feather as feather
 import pyarrow.parquet as pq
+from pyarrow import feather
 
 TABLE = pa.table(
     {
@@ -69,7 +69,7 @@ WRITERS = {
     "parquet": lambda table, path: pq.write_table(table, path, row_group_size=90),
     "arrow": write_file,
     "arrows": write_stream,
-    "feather": lambda table, path: feather.write_feather(table, path),
+    "feather": feather.write_feather,
     "h5": write_hdf5,
     "xlsx": write_excel,
 }

@@ -61,7 +61,7 @@ def test_types_of_fields(tmp_path, case):
     elif pa.types.is_string(kind):
         assert found == fields
     elif kind.tz:
-        assert found[0] == found[1] == datetime.datetime(2024, 1, 1, 10, tzinfo=datetime.timezone.utc)
+        assert found[0] == found[1] == datetime.datetime(2024, 1, 1, 10, tzinfo=datetime.UTC)
 
 
 @same_folder
@@ -156,7 +156,9 @@ def test_the_learned_type_holds_every_value_it_was_learned_from(values):
     assert array.type == kind
 
 
-@given(*[st.sampled_from([pa.null(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.int64()), pa.bool_(), MIXED])] * 3)
+@given(
+    *[st.sampled_from([pa.null(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.int64()), pa.bool_(), MIXED])] * 3
+)
 def test_widening_has_no_order(a, b, c):
     assert widen(a, b) == widen(b, a)
     assert widen(a, widen(b, c)) == widen(widen(a, b), c)

@@ -39,7 +39,9 @@ def test_estimates_compression_and_schema_are_said(tmp_path, capsys):
 
 def test_values_that_python_cannot_hold_are_still_shown(tmp_path, capsys):
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"t": pa.array([1, 2**62], pa.timestamp("us")), "n": pa.array([1, 7], pa.timestamp("ns"))}), path)
+    pq.write_table(
+        pa.table({"t": pa.array([1, 2**62], pa.timestamp("us")), "n": pa.array([1, 7], pa.timestamp("ns"))}), path
+    )
     assert main([str(path)]) == 0
     assert "1970-01-01 00:00:00.000000007" in capsys.readouterr().out
 
@@ -67,7 +69,10 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, argu
 def test_a_typo_in_an_option(tmp_path):
     found = subprocess.run(
         [sys.executable, "-W", "error", "-m", "validation.datasets", "a.csv", "--rosw", "3"],
-        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
     )
     assert found.returncode == 2
     assert "--rows" in found.stderr

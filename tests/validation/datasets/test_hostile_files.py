@@ -61,7 +61,9 @@ def test_parquet_with_one_long_value_in_every_row(tmp_path):
 def test_parquet_page_that_is_damaged_is_told_with_the_row_before_it(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"x": np.random.default_rng(0).normal(size=4_000)})
-    pq.write_table(table, path, row_group_size=1_000, write_page_checksum=True, use_dictionary=False, compression="none")
+    pq.write_table(
+        table, path, row_group_size=1_000, write_page_checksum=True, use_dictionary=False, compression="none"
+    )
     with pq.ParquetFile(path) as file:
         place = file.metadata.row_group(2).column(0).data_page_offset
     content = bytearray(path.read_bytes())
@@ -111,7 +113,10 @@ def test_json_documents_have_a_limit(tmp_path, monkeypatch):
 
 def test_cut_compression_names_the_place(tmp_path):
     rows = b"".join(json.dumps({"x": number}).encode() + b"\n" for number in range(50_000))
-    for name, content in {"a.jsonl.gz": gzip.compress(rows), "b.jsonl.zst": bytes(pa.Codec("zstd").compress(rows))}.items():
+    for name, content in {
+        "a.jsonl.gz": gzip.compress(rows),
+        "b.jsonl.zst": bytes(pa.Codec("zstd").compress(rows)),
+    }.items():
         path = tmp_path / name
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(DatasetError, match=r"(gzip|zstd) data damaged or cut after byte \d+ of its content"):
@@ -154,7 +159,7 @@ def test_workbook_bombs(tmp_path):
     with pytest.raises(DatasetError, match="holds more than the 10 bytes it claims"):
         open_table(path)
     path.write_bytes(content[: at + 20] + struct.pack("<I", 1 << 30) + content[at + 24 :])
-    with pytest.raises(DatasetError, match="overlap|damaged"):
+    with pytest.raises(DatasetError, match=r"overlap|damaged"):
         open_table(path)
 
 
@@ -241,6 +246,18 @@ def test_hdf5_string_that_claims_more_than_the_file_has(tmp_path):
     content[place : place + 4] = struct.pack("<I", 2**31)
     path.write_bytes(content)
     with pytest.raises(DatasetError, match="'x' claims 2147483656 bytes of values from row 1 on"):
+        open_table(path)
+
+
+def test_hdf5_heap_on_which_its_library_never_returns(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = ["one", "two", "three"]
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL\x01\0\0\0")
+    content[heap + 16 : heap + 32] = bytes(16)  # an object without a number that takes no bytes
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"not a whole HDF5 file: the heap of strings at byte {heap} is damaged"):
         open_table(path)
 
 

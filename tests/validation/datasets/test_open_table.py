@@ -192,7 +192,9 @@ def test_bad_rows_are_counted_and_the_others_keep_their_numbers(tmp_path, monkey
         33: "'y' holds 'many', expected a number",
     }
     assert rows == [row for row in range(1, 41) if row not in reasons]
-    assert [row for _, row, _ in rows_of(table.stream(6, columns=["y"]))] == [r for r in range(1, 41) if r not in (7, 33)]
+    assert [row for _, row, _ in rows_of(table.stream(6, columns=["y"]))] == [
+        r for r in range(1, 41) if r not in (7, 33)
+    ]
     with pytest.raises(DatasetError, match=r"a\.csv: row 7: 1 fields"):
         list(open_table(tmp_path / "a.csv", sample_rows=10).stream())
 

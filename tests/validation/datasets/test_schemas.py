@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from validation.datasets import DatasetError, open_dataset
+from tests.validation.datasets.table_files import write
+from validation.datasets import DatasetError, open_dataset, open_table
 
 TURNS = [
     {"role": "user", "content": "Hi"},
@@ -73,6 +74,34 @@ def test_recognised_and_rendered(tmp_path, read, case, suffix):
     assert (metadata.schema, metadata.fields) == (case.split()[0].rstrip(","), fields)
     assert metadata.columns == tuple(row)
     assert read(path) == [(0, 1, text, len(text) - len(trained))]
+
+
+FLAT = ("csv", "tsv", "csv.gz", "xlsx", "h5")
+"""Formats whose cells hold no lists: conversations stand in them as JSON."""
+
+
+@pytest.mark.parametrize("suffix", [*FLAT, "json", "jsonl.zst", "arrow", "arrows", "feather"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_format_gives_the_same_text(tmp_path, read, case, suffix):
+    row, fields, text, trained = CASES[case]
+    if suffix in FLAT:
+        row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+        row = {name: "" if value is None else value for name, value in row.items()}
+    path = tmp_path / f"data.{suffix}"
+    write(pa.Table.from_pylist([row], _strings_for_null(row)), path)
+    metadata = open_dataset(path).metadata
+    assert (metadata.schema, metadata.fields) == (case.split()[0].rstrip(","), fields)
+    assert metadata.columns == tuple(row)
+    assert read(path) == [(0, 1, text, len(text) - len(trained))]
+    assert open_table(path).metadata.kind == ("tabular" if case == "plain by being the only text" else "text")
+
+
+@pytest.mark.parametrize("suffix", FLAT)
+def test_conversation_that_is_no_json_is_a_bad_row(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    write(pa.table({"id": [1, 2], "messages": [json.dumps(TURNS), "[broken"]}), path)
+    with pytest.raises(DatasetError, match=r"row 2: 'messages' holds string, expected a list of messages"):
+        list(open_dataset(path).stream())
 
 
 def _strings_for_null(row):

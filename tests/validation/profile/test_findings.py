@@ -46,6 +46,7 @@ def test_nothing_changes_in_noise_and_nothing_depends(seed):
     one = profiled(noise(seed=seed))
     assert changes(one) == []
     assert pairs(one) == []
+    assert changes(profiled({"id": np.arange(40_000), "back": -np.arange(40_000)})) == []
 
 
 INJECTED = {
