@@ -126,7 +126,8 @@ class _Refusing:
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> _Refusing:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
