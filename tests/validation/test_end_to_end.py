@@ -251,7 +251,7 @@ def test_one_call_against_a_reference_and_its_damaged_copy(files, tiny, tmp_path
     worse = validate(bad, reference=reference, profile="quick", out=tmp_path / "out", progress=Silent())
     check_contract(json.loads(good.to_json()))
     check_contract(json.loads(worse.to_json()))
-    assert told.stages == ["reading", "statistics, duplicates and tokens", "scoring rows"]
+    assert told.stages == ["pre-screen", "reading", "statistics, duplicates and tokens", "scoring rows"]
     assert {share for (label, _), share in told.shares.items() if label.startswith("tier")} == {1.0}
     assert worse.verdict.risk > good.verdict.risk + 10
     assert not worse.verdict.passed

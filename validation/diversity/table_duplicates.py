@@ -11,11 +11,12 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -151,34 +152,40 @@ def _read(
     progress: Progress,
 ) -> None:
     """Hashes of all rows, and their text where it is needed."""
-    names = ("file", "row", "lane0", "lane1", "empty", "text", "offsets")
-    files = {name: workspace.append(name) for name in names}
-    rows = empty = size = 0
     try:
-        files["offsets"].write(np.zeros(1, np.int64).tobytes())
-        work = partial(_hashed, near=search.near)
-        for read in _in_order(work, chunks, search.workers):
-            count = read.row.size
-            rows, empty = rows + count, empty + int(read.empty.sum())
-            files["file"].write(np.full(count, read.file, np.int32).tobytes())
-            files["row"].write(read.row.astype(np.int64).tobytes())
-            files["lane0"].write(read.lanes[0].tobytes())
-            files["lane1"].write(read.lanes[1].tobytes())
-            files["empty"].write(read.empty.tobytes())
-            if read.texts is not None:
-                files["text"].write(read.texts.data.tobytes())
-                files["offsets"].write((read.texts.offsets[1:] + size).tobytes())
-                size += read.texts.data.size
-            progress("reading", rows, None)
-        for file in files.values():
-            file.flush()
+        with ExitStack() as stack:
+            names = ("file", "row", "lane0", "lane1", "empty", "text", "offsets")
+            files = {name: stack.enter_context(workspace.append(name)) for name in names}
+            rows, empty = _read_into(files, chunks, search, progress)
     except OSError as error:
         raise workspace.full(error) from error
-    finally:
-        for file in files.values():
-            file.close()
     workspace.done["empty"] = empty
     workspace.finish("read", rows)
+
+
+def _read_into(
+    files: Mapping[str, BinaryIO],
+    chunks: Iterable[tuple[int, np.ndarray, pa.RecordBatch]],
+    search: DuplicateSearch,
+    progress: Progress,
+) -> tuple[int, int]:
+    """Writes what is kept of every row; returns the number of rows and of those that are empty."""
+    rows = empty = size = 0
+    files["offsets"].write(np.zeros(1, np.int64).tobytes())
+    for read in _in_order(partial(_hashed, near=search.near), chunks, search.workers):
+        count = read.row.size
+        rows, empty = rows + count, empty + int(read.empty.sum())
+        files["file"].write(np.full(count, read.file, np.int32).tobytes())
+        files["row"].write(read.row.astype(np.int64).tobytes())
+        files["lane0"].write(read.lanes[0].tobytes())
+        files["lane1"].write(read.lanes[1].tobytes())
+        files["empty"].write(read.empty.tobytes())
+        if read.texts is not None:
+            files["text"].write(read.texts.data.tobytes())
+            files["offsets"].write((read.texts.offsets[1:] + size).tobytes())
+            size += read.texts.data.size
+        progress("reading", rows, None)
+    return rows, empty
 
 
 def _in_order(work: Callable[[Given], Result], chunks: Iterable[Given], workers: int) -> Iterator[Result]:

@@ -139,7 +139,8 @@ def as_floats(array: pa.Array) -> Float[np.ndarray, " rows"]:
 def number_keys(values: Num[np.ndarray, " n"]) -> Keys:
     """Hashes of numbers from which `of_keys` makes the numbers again."""
     if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), np.nan, values + 0.0)  # one nan, one zero
+        with np.errstate(invalid="ignore"):  # a signalling nan
+            values = np.where(np.isnan(values), np.nan, values + 0.0)  # one nan, one zero
     return mixed(np.ascontiguousarray(values).view(np.uint64))
 
 

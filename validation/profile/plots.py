@@ -87,7 +87,8 @@ def _histogram(column: Column, spread: Distribution, other: Distribution | None)
         if logarithmic:
             axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            whole = bool((spread.values == np.floor(spread.values)).all())
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _value(x, column, high - low)))
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylabel("% of rows")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +147,13 @@ def test_a_full_disk_is_one_line_and_what_was_done_stays(texts, tmp_path, monkey
         search_in(tmp_path / "work", texts, search)
     monkeypatch.undo()
     assert search_in(tmp_path / "work", texts, search)[0].rows == len(texts)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: the device on which every write fails")
+def test_a_disk_that_is_full_while_reading_is_one_line_too(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Workspace, "append", lambda self, name: Path("/dev/full").open("wb"))  # noqa: SIM115  # the program closes it
+    with pytest.raises(WorkspaceError, match="no space left on the disk of the working folder; choose another"):
+        search_in(tmp_path / "work", texts)
 
 
 def test_nothing_is_left_of_a_discarded_folder(texts, tmp_path):

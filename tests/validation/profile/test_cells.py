@@ -60,9 +60,10 @@ def test_keys_are_the_same_in_every_encoding():
 
 
 def test_zeros_are_one_value_and_so_are_nans():
-    keys = number_keys(np.array([0.0, -0.0, np.nan, -np.nan]))
+    signalling = np.array([0x7FF0000000000001], np.uint64).view(np.float64)
+    keys = number_keys(np.concatenate([[0.0, -0.0, np.nan, -np.nan], signalling]))
     assert keys[0] == keys[1]
-    assert keys[2] == keys[3]
+    assert keys[2] == keys[3] == keys[4]
 
 
 @given(values=st.lists(st.floats(allow_nan=False)) | st.lists(st.integers(-(2**63), 2**63 - 1)))
