@@ -23,7 +23,7 @@ class Options:
     """
 
     data: Annotated[str | None, tyro.conf.Positional] = None
-    """File, folder or glob (.txt .jsonl .json .csv .tsv .parquet); without it a demonstration runs."""
+    """File, folder, glob or URI of any of nine formats, see `python -m validation.datasets`; without it a demonstration runs."""
     reference: str | None = None
     """Trusted sample of the same kind; without it harm to real text stays unknown."""
     profile: Literal["quick", "laptop", "workstation", "h200x4"] = "laptop"

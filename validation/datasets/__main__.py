@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, prog="python -m validation.datasets", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     if options.rows < 0:
         errors.print(f"error: --rows is {options.rows}, expected 0 or more")
         return BAD_INPUT
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             sample_rows=options.sample_rows,
             sheet=options.sheet,
         )
-        console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-        _print_metadata(table, console)
+        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+        _print_metadata(table, console, _schema_line(table) if options.sheet is None else "")
         if options.rows:
             _print_rows(table, options.rows, console)
     except KeyboardInterrupt:
@@ -76,7 +76,7 @@ def readable_bytes(size: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def _print_metadata(table: Table, console: Console) -> None:
+def _print_metadata(table: Table, console: Console, schema: str) -> None:
     found = table.metadata
     compression = f", {found.compression}" if found.compression else ""
     rows = f"{found.rows:,}" if found.rows_exact else f"about {found.rows:,} (estimated from the first rows)"
@@ -89,7 +89,7 @@ def _print_metadata(table: Table, console: Console) -> None:
         "rows": rows,
         "stored": readable_bytes(found.bytes),
         "memory": f"about {readable_bytes(found.memory_bytes)} for all rows as Arrow columns",
-        "schema": _schema_line(table),
+        "schema": schema,
     }
     for name, value in lines.items():
         if value:

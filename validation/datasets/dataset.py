@@ -67,6 +67,8 @@ class Dataset:
         if rows:
             yield _batch(rows)
         if not any_row:
+            if not self.skipped:
+                raise DatasetError(f"{self.metadata.path}: no rows any more; has a file become shorter?")
             file, row, reason = self.skipped[0]
             raise DatasetError(f"{self.metadata.path}: every row is bad; the first is row {row} of {file}: {reason}")
 

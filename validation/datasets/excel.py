@@ -140,14 +140,13 @@ class _Refusing:
 
 
 def _header(source: Source, cells: list[list[Any]]) -> tuple[int, list[str]]:
-    """Place and names of the header: the first row whose cells are all filled, with different texts.
+    """Place and names of the header: the first row of which more than half is filled, which titles and notes seldom are.
 
-    Where no row is, the first row with a cell is the header, and columns without a name are named by their letters.
+    Where no row is, the first row with a cell is the header. Columns without a name are named by their number.
     """
-    for place, row in enumerate(cells[:HEADER_ROWS]):
-        if all(isinstance(value, str) and value for value in row) and len(set(row)) == len(row):
-            return place, row
-    place = next(place for place, row in enumerate(cells) if any(value != "" for value in row))
+    filled = [sum(value != "" for value in row) for row in cells]
+    above = (place for place, count in enumerate(filled[:HEADER_ROWS]) if 2 * count > len(cells[0]))
+    place = next(above, next(place for place, count in enumerate(filled) if count))
     names = [str(_value(value)) if value != "" else f"column {index}" for index, value in enumerate(cells[place], 1)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise DatasetError(f"{source}: the header names the column {twice[0]!r} more than once")

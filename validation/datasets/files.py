@@ -6,14 +6,15 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath, PurePosixPath
+from typing import NoReturn
 
 import pyarrow.fs as pafs
 
 from validation.datasets.sniff import FORMATS, known_suffixes, suffix_of
 from validation.datasets.sources import Source
-from validation.datasets.storage import DatasetError, Storage, parse_uri, split_uri
+from validation.datasets.storage import LOCAL, DatasetError, Storage, parse_uri, split_uri
 
 NOT_DATA = frozenset(("readme", "license", "licence", "copying", "notice", "changelog"))
 MAX_FILES = 100_000
@@ -32,11 +33,13 @@ def find_files(path: str, options: Mapping[str, str] | None = None) -> tuple[Sou
     Raises:
       DatasetError: nothing is there, or nothing that can be read.
     """
-    if "://" in path:
-        storage, place = parse_uri(path, options)
+    if not path:
+        raise DatasetError("no path given; expected a file, a folder, a pattern or a URI")
+    storage, place = parse_uri(path, options) if "://" in path else (LOCAL, path)
+    try:
         found = _local_files(place) if storage.local else _remote_files(storage, place)
-    else:
-        found = _local_files(path)
+    except OSError as error:  # no permission, a name too long, a file that went away
+        raise DatasetError(f"{error.filename or shown_path(path)}: cannot be looked at: {error.strerror}") from None
     if not found:
         shown = Path(path).expanduser() if "://" not in path else shown_path(path)
         raise DatasetError(f"{shown}: no data files; known suffixes: {known_suffixes()}")
@@ -61,7 +64,7 @@ def _local_files(path: str) -> tuple[Source, ...]:
     if place.is_file():
         root, files = place.parent, [place]
     elif place.is_dir():
-        root, files = place, _data_files(place, place.rglob("*"))
+        root, files = place, _data_files(place, _below(place))
     elif glob.has_magic(path):
         root = Path(_fixed_folder(place))
         files = _data_files(root, map(Path, glob.glob(str(place), recursive=True)))
@@ -92,6 +95,16 @@ def _remote_files(storage: Storage, place: str) -> tuple[Source, ...]:
         if matches is None or matches.fullmatch(info.path)
     )
     return tuple(source for source in sources if _is_data(PurePosixPath(source.name)))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder; a folder that cannot be read is an error, as its files would be missed without a word."""
+
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(place, name) for name in names)
 
 
 def _data_files(root: Path, found: Iterable[Path]) -> list[Path]:
@@ -126,6 +139,8 @@ def _expression(pattern: str) -> str:
 
 def _missing(path: Path) -> DatasetError:
     folder = path.parent
+    if path.exists():
+        return DatasetError(f"{path}: a pipe or device; expected a file or folder, which can be read more than once")
     if not folder.is_dir():
         return DatasetError(f"{path}: no such file; the folder {folder} does not exist")
     close = difflib.get_close_matches(path.name, os.listdir(folder), n=3)

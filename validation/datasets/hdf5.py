@@ -74,7 +74,8 @@ class Hdf5:
         with _opened(source) as file:
             found, rows, _ = _table(source, file)
             by_name = {column.name: column for column in found}
-            columns = [by_name[name] for name in request.columns if name in by_name]
+            # a file may lack all of them, and still tells how many rows it has
+            columns = [by_name[name] for name in request.columns if name in by_name] or found[:1]
             step = min(request.rows, PROBE_ROWS)
             start = 0
             while start < rows:

@@ -146,7 +146,8 @@ def parse_uri(uri: str, given: Mapping[str, str] | None) -> tuple[Storage, str]:
     try:
         _, path = pafs.FileSystem.from_uri(_without_pattern(uri))
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{shown}: not a place that can be opened: {one_line(error)}") from None
+        reason = one_line(str(error).replace(uri, shown).replace(_without_pattern(uri), shown))
+        raise DatasetError(f"{shown}: not a place that can be opened: {reason}") from None
     return Storage(scheme, (("uri", _without_pattern(uri)),)), path + uri[len(_without_pattern(uri)) :].partition("?")[
         0
     ]

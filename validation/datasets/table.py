@@ -17,6 +17,7 @@ from validation.datasets.files import find_files, shown_path
 from validation.datasets.kinds import table_kind
 from validation.datasets.opening import one_format, reader
 from validation.datasets.sources import Source
+from validation.datasets.storage import DatasetError
 from validation.datasets.unify import conform, unify
 
 SAMPLE_ROWS = 10_000
@@ -111,6 +112,10 @@ class Table:
         """Pieces that can be streamed on their own: files, or runs of row groups of Parquet files."""
         return self._parts
 
+    def local_paths(self) -> tuple[str, ...]:
+        """Paths of the files on the local disk, so that nobody writes over them."""
+        return tuple(source.path for source in self._sources if source.storage.local)
+
     def stream(
         self,
         chunk_rows: int = 100_000,
@@ -204,6 +209,8 @@ def open_table(
     rows = sum(one.rows for one in found)
     if rows == 0 and all(one.rows_exact for one in found):
         raise no_rows(sources[0])
+    if not schema.names:
+        raise DatasetError(f"{sources[0]}: no columns; expected at least one")
     first = _first_rows(fmt, sources[0], schema)
     parts = tuple(part for index, one in enumerate(found) for part in _parts(index, one))
     metadata = TableMetadata(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ MIXED = pa.large_string()
 INT64 = range(-(2**63), 2**63)
 DECIMAL = pa.decimal128(38, 0)
 LARGEST_DECIMAL = 10**38
+LARGEST_FLOAT = 10**308
 SHOWN_CHARACTERS = 40
 
 _SCALARS: dict[type, pa.DataType] = {
@@ -54,7 +55,7 @@ Converted = tuple[pa.Array, dict[int, str]]
 Converter = Callable[[Sequence[Any], pa.DataType], Converted]
 
 
-def infer_type(values: Iterable[Any]) -> pa.DataType:
+def infer_type(values: Collection[Any]) -> pa.DataType:
     """Narrowest type that holds all values; null where there is none, `MIXED` where nothing narrower does."""
     found: pa.DataType = pa.null()
     nested: list[Any] = []
@@ -68,7 +69,7 @@ def infer_type(values: Iterable[Any]) -> pa.DataType:
             kinds.add(_SCALARS[type(value)])
     for kind in (*kinds, *map(_nested_type, nested)):
         found = widen(found, kind)
-    return found
+    return MIXED if found == pa.float64() and not all(map(_held_by_float, values)) else found
 
 
 def widen(a: pa.DataType, b: pa.DataType, mixed: pa.DataType = MIXED) -> pa.DataType:
@@ -110,7 +111,7 @@ def value_array(values: Sequence[Any], kind: pa.DataType) -> Converted:
     try:
         if _ACCEPTED.get(kind, set()).issuperset(map(type, values)):
             return pa.array([_exact(value, kind) for value in values] if kind in _EXACT else values, kind), {}
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, _UnfitError):
         return _one_by_one(values, kind)
     return _one_by_one(values, kind)
 
@@ -161,7 +162,7 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
         return [_fit(element, kind.value_type) for element in value]
     if pa.types.is_struct(kind) and isinstance(value, dict):
         fields = {field.name: field.type for field in kind}
-        if unknown := next((key for key in value if key not in fields), None):
+        if (unknown := next((key for key in value if key not in fields), None)) is not None:
             raise _UnfitError(f"the key {unknown!r}, which the rows that types were learned from do not have")
         return {name: _fit(value.get(name), inner) for name, inner in fields.items()}
     if type(value) not in _ACCEPTED.get(kind, set()):
@@ -172,10 +173,19 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
 def _exact(value: Any, kind: pa.DataType) -> Any:
     """A value of a narrower type as Arrow wants it: numbers as floats, and dates as their first moment."""
     if kind == pa.float64() and value is not None:
+        if not _held_by_float(value):
+            raise _UnfitError(f"{shortened(value)}, expected a number that a 64-bit float holds")
         return float(value)
     if kind == pa.timestamp("us") and type(value) is datetime.date:
         return datetime.datetime.combine(value, datetime.time())
     return value
+
+
+def _held_by_float(value: Any) -> bool:
+    """Whether a value that may be an integer is the same as a float."""
+    return (
+        type(value) is not int or -(2**53) <= value <= 2**53 or (abs(value) < LARGEST_FLOAT and float(value) == value)
+    )
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ fit, so that nothing but the keys is ever written. Against sorting them on disk 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from validation.diversity.workspace import touchable
 
 READ_ROWS = 1 << 20
 BYTES_A_ROW = 24
@@ -112,16 +115,31 @@ def find_copies(
         first[begin:end] = np.arange(begin, end)
         release()
     copies = 0
-    for bucket, found in buckets(lanes[0], memory, wanted, release):
-        low, high = lanes[0][found], lanes[1][found]
-        order = np.lexsort((found, high, low, bucket))
-        rows, low, high = found[order], low[order], high[order]
+    for _, several in buckets(lanes[0], memory, wanted, release):
+        # In row order, a stretch at a time: pages that are touched at random would all count as memory.
+        found = np.sort(several)
+        low, high = np.empty((2, found.size), np.uint64)
+        for stretch in stretches(found):
+            low[stretch], high[stretch] = lanes[0][found[stretch]], lanes[1][found[stretch]]
+            release()
+        order = np.lexsort((high, low))
+        low, high = low[order], high[order]
         starts = np.flatnonzero(np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])))
-        heads = np.repeat(rows[starts], np.diff(np.append(starts, rows.size)))
-        copies += int((first[rows] != heads).sum())
-        first[rows] = heads
-        release()
+        heads = np.empty_like(found)
+        heads[order] = np.repeat(found[order[starts]], np.diff(np.append(starts, found.size)))
+        for stretch in stretches(found):
+            copies += int((first[found[stretch]] != heads[stretch]).sum())
+            first[found[stretch]] = heads[stretch]
+            release()
     return copies
+
+
+def stretches(rows: Int[np.ndarray, " n"]) -> Iterator[slice]:
+    """Places in a sorted list of rows, split where another `READ_ROWS` rows begin."""
+    if rows.size:
+        borders = np.arange(rows[0] + READ_ROWS, rows[-1] + 1, READ_ROWS)
+        ends = [0, *np.searchsorted(rows, borders).tolist(), rows.size]
+        yield from (slice(begin, end) for begin, end in itertools.pairwise(ends) if begin < end)
 
 
 def join_band(
@@ -146,11 +164,14 @@ def join_band(
       Pairs that were compared, and pairs that were alike.
     """
     compared = alike = 0
+    at_once = keys.size if parent.nbytes <= memory else touchable(memory)
     for bucket, rows in buckets(keys, memory, wanted, release):
-        for left, right in _proposals(bucket, rows, parent):
-            agree = similar(left, right)
-            compared, alike = compared + agree.size, alike + int(agree.sum())
-            join(parent, left[agree], right[agree])
+        for part in _whole_buckets(bucket, at_once):
+            for left, right in _proposals(bucket[part], rows[part], parent):
+                agree = similar(left, right)
+                compared, alike = compared + agree.size, alike + int(agree.sum())
+                join(parent, left[agree], right[agree])
+            release()
     return compared, alike
 
 
@@ -179,6 +200,13 @@ def join(parent: Int[np.ndarray, " rows"], left: Int[np.ndarray, " pairs"], righ
     parent[nodes] = least[part]
     ends = np.concatenate([left, right])
     parent[ends] = least[part[place]]
+
+
+def _whole_buckets(bucket: Int[np.ndarray, " m"], rows: int) -> Iterator[slice]:
+    """Parts of a list of buckets of about so many rows: of these the components are looked at, anywhere in their file."""
+    starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+    cuts = starts[1:][np.diff(starts // rows) > 0]
+    yield from (slice(begin, end) for begin, end in itertools.pairwise([0, *cuts.tolist(), bucket.size]))
 
 
 def _proposals(

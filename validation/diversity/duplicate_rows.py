@@ -39,12 +39,12 @@ def components(
     for _, found in buckets(
         _Shifted(group, shift), search.sorting() // 2
     ):  # the leading bits of a row number are all 0
-        heads = group[found]
+        heads = workspace.take(group, found, search.mapping())
         fresh = (found != heads) | (heads != last)  # a piece of one component begins with its first row again
         last, told = int(heads[-1]), told + int(fresh.sum())
         members = found[fresh]
         for part in np.array_split(members, 1 + members.size // READ_ROWS):
-            yield _batch(part, group[part], first[part], ids, names, search, workspace)
+            yield _batch(part, group, first, ids, names, search, workspace)
         progress("writing", told, None)
         workspace.release()
 
@@ -63,14 +63,19 @@ class _Shifted:
 
 def _batch(
     rows: Int[np.ndarray, " n"],
-    heads: Int[np.ndarray, " n"],
-    firsts: Int[np.ndarray, " n"],
+    group: Int[np.ndarray, " rows"],
+    first: Int[np.ndarray, " rows"],
     ids: list[np.ndarray],
     names: pa.Array,
     search: DuplicateSearch,
     workspace: Workspace,
 ) -> pa.RecordBatch:
     """Some rows of components as they are told."""
+
+    def take(array: np.ndarray, wanted: np.ndarray = rows) -> np.ndarray:
+        return workspace.take(array, wanted, search.mapping())
+
+    heads, firsts = take(group), take(first)
     copies, head = firsts != rows, rows == heads
     of = np.where(copies, firsts, heads)
     similar = np.ones(rows.size, np.float64)
@@ -82,11 +87,11 @@ def _batch(
     )
     columns = {
         "component": pa.array(heads),
-        "file": names.take(pa.array(ids[0][rows])),
-        "row": pa.array(ids[1][rows]),
+        "file": names.take(pa.array(take(ids[0]))),
+        "row": pa.array(take(ids[1])),
         "kind": kind.cast(pa.string()),
-        "of_file": names.take(pa.array(ids[0][of], mask=head)),
-        "of_row": pa.array(ids[1][of], mask=head),
+        "of_file": names.take(pa.array(take(ids[0], of), mask=head)),
+        "of_row": pa.array(take(ids[1], of), mask=head),
         "similarity": pa.array(similar),
     }
     return pa.RecordBatch.from_pydict(columns)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt64
-from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without stubs
+from jaxtyping import Bool, Int, UInt32, UInt64
 
 from validation.diversity.hash_counts import mixed
-from validation.diversity.shingles import shingle
-from validation.diversity.texts import Texts
+from validation.diversity.shingles import FlatShingles, shingle
+from validation.diversity.texts import Texts, ranges
 
 RECALL = 0.998
 """Share of pairs exactly at the threshold that the bands must propose; pairs above it are found more often."""
@@ -28,6 +26,9 @@ SKETCHED = 48
 
 MISSED = 2e-4
 """Share of pairs at the threshold that the sketch may turn away."""
+
+_PIECE = 64  # shingles of a row that are looked at together
+_CACHED = 1 << 14  # shingles that are multiplied at a time: they and their products stay in the cache
 
 
 class Signatures(NamedTuple):
@@ -61,18 +62,53 @@ def signatures(texts: Texts, threshold: float, seed: int) -> Signatures:
       seed: of the permutations.
     """
     count, width = bands(threshold)
-    flat = shingle(texts)
-    rows, values = flat.offsets.size - 1, max(count * width, SKETCHED)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        mixed(flat.hashes), flat.offsets.astype(np.uint64), values, seed
-    )
-    # rensa gives its digests as Python lists only; going through an iterator costs half of what numpy's own way does.
-    digests = np.fromiter(chain.from_iterable(matrix.to_rows()), np.uint32, rows * values).reshape(rows, values)
+    values = least_products(shingle(texts), max(count * width, SKETCHED), seed)
+    rows = values.shape[0]
     keys = np.zeros(rows * count, np.uint64)
-    for column in digests[:, : count * width].reshape(-1, width).T:
+    for column in values[:, : count * width].reshape(-1, width).T:
         keys = mixed(keys + column)
-    sketches = np.ascontiguousarray(digests[:, :SKETCHED].astype(np.uint8)).view(np.uint64)
+    # The second byte: the last of a product depends on the last byte of the shingle alone, the first ones are small.
+    sketches = (values[:, :SKETCHED] >> np.uint32(8)).astype(np.uint8).view(np.uint64)
     return Signatures(keys.reshape(rows, count).T, sketches)
+
+
+def least_products(flat: FlatShingles, count: int, seed: int) -> UInt32[np.ndarray, "rows values"]:
+    """MinHash values: for each of some odd multipliers the least product of a shingle's hash, modulo 2^32.
+
+    Rows are laid side by side, shingle beneath shingle, so that one operation serves many of them; a row that is shorter than
+    its neighbours repeats its last shingle, and a long one is cut into pieces.
+
+    Args:
+      flat: shingles of rows, at least one each.
+      count: of values.
+      seed: of the multipliers.
+
+    Source: Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem" (1997), the multiplicative
+    hash; of hashes that are mixed already it needs neither an added number nor a prime.
+    """
+    multipliers = np.random.SeedSequence(seed).generate_state(count) | np.uint32(1)
+    hashes = (flat.hashes >> np.uint64(32)).astype(np.uint32)
+    pieces = -(-np.diff(flat.offsets) // _PIECE)
+    ends = np.repeat(flat.offsets[1:], pieces)
+    starts = np.repeat(flat.offsets[:-1], pieces) + _PIECE * ranges(np.zeros_like(pieces), pieces)
+    lengths = np.minimum(ends - starts, _PIECE)
+    order = np.argsort(-lengths, kind="stable")
+    out = np.empty((starts.size, count), np.uint32)
+    begin = 0
+    while begin < order.size:
+        longest = int(lengths[order[begin]])
+        block = order[begin : begin + _CACHED // longest]
+        place = np.minimum(np.arange(longest)[:, None], lengths[block] - 1) + starts[block]
+        given = hashes[place]
+        products, least = np.empty_like(given), np.empty((count, block.size), np.uint32)
+        for value, multiplier in enumerate(multipliers):
+            np.multiply(given, multiplier, out=products)
+            np.minimum.reduce(products, axis=0, out=least[value])
+        out[block] = least.T
+        begin += block.size
+    if starts.size == pieces.size:
+        return out
+    return np.minimum.reduceat(out, np.cumsum(pieces) - pieces, axis=0)
 
 
 def may_agree(

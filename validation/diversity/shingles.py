@@ -126,7 +126,9 @@ def as_sets(flat: FlatShingles) -> Shingles:
     count = flat.offsets.size - 1
     rows = np.repeat(np.arange(count), np.diff(flat.offsets))
     distinct, numbers = np.unique(flat.hashes, return_inverse=True)
-    keys = np.unique(rows * max(distinct.size, 1) + numbers)
+    keys = rows * max(distinct.size, 1) + numbers
+    keys.sort()  # np.unique would fill a hash table with them first
+    keys = keys[np.append(True, keys[1:] != keys[:-1])[: keys.size]]
     row, items = np.divmod(keys, max(distinct.size, 1))
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=count), out=offsets[1:])

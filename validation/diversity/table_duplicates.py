@@ -8,7 +8,6 @@ itself: no result depends on the memory allowed.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,19 +20,20 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy.lib.stride_tricks import sliding_window_view
 
 from validation.diversity.components import READ_ROWS, find_copies, join_band, roots
 from validation.diversity.duplicates import check_threshold
 from validation.diversity.minhash import SKETCHED, Signatures, bands, may_agree, signatures
 from validation.diversity.row_hashes import hash_rows
 from validation.diversity.shingles import similarities
-from validation.diversity.texts import Texts, hash_texts, normalise
-from validation.diversity.workspace import Workspace
+from validation.diversity.texts import Texts, blocks_of, hash_texts, normalise, ranges
+from validation.diversity.workspace import Workspace, touchable
 
-PAGES_A_PAIR = 2 * mmap.PAGESIZE  # that looking at two rows may bring into memory
+ROOTED_ROWS = READ_ROWS >> 4  # rows whose components, anywhere in their file, are looked at together
+PAIRS = 1 << 14  # that are looked at together
 RELEASED_BLOCKS = 8
-NOTED_BLOCKS = 64  # blocks of signatures between two notes of how far they are
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -70,13 +70,13 @@ class DuplicateSearch:
         """Bytes that one sort may take."""
         return self.memory_bytes // 4
 
-    def pairs(self) -> int:
-        """Pairs that may be looked at before the pages that they brought are given back."""
-        return max(1024, self.memory_bytes // 5 // PAGES_A_PAIR)
+    def mapping(self) -> int:
+        """Bytes that pages of files may take while rows here and there are looked at."""
+        return self.memory_bytes // 10
 
     def facts(self) -> dict[str, Any]:
         """What the arrays in the working folder depend on."""
-        return {"near": self.near, "threshold": self.threshold, "seed": self.seed, "format": 1}
+        return {"near": self.near, "threshold": self.threshold, "seed": self.seed, "format": 2}
 
 
 class Found(NamedTuple):
@@ -248,8 +248,7 @@ def _sign(rows: int, search: DuplicateSearch, workspace: Workspace, progress: Pr
     for number, (begin, end, found) in enumerate(_in_order(work, _blocks(workspace, done, rows), search.workers), 1):
         keys[:, begin:end], sketches[begin:end] = found
         progress("signatures", end, rows)
-        if number % NOTED_BLOCKS == 0:
-            workspace.finish("signed", end)
+        workspace.reached("signed", end)
         if number % RELEASED_BLOCKS == 0:
             workspace.release()
     workspace.finish("signed", rows)
@@ -299,18 +298,13 @@ def _near(rows: int, search: DuplicateSearch, workspace: Workspace, progress: Pr
 
     sketches = workspace.open("sketches", np.uint64, (rows, SKETCHED // 8))
 
-    looked_at = 0
-
     def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        nonlocal looked_at
         found = np.zeros(left.size, bool)
-        for begin in range(0, left.size, search.pairs()):
-            part = slice(begin, begin + search.pairs())
-            found[part] = may_agree(sketches, left[part], right[part], search.threshold)
-            looked_at += found[part].size
-            if looked_at > search.pairs():
-                workspace.release()
-                looked_at = 0
+        for begin in range(0, left.size, PAIRS):
+            part = slice(begin, begin + PAIRS)
+            rows, place = np.unique(np.stack([left[part], right[part]]), return_inverse=True)
+            kept = workspace.take(sketches, rows, search.mapping())
+            found[part] = may_agree(kept, place[0], place[1], search.threshold)
         found[found] = similarities_of(workspace, search, left[found], right[found]) >= search.threshold
         return found
 
@@ -318,7 +312,7 @@ def _near(rows: int, search: DuplicateSearch, workspace: Workspace, progress: Pr
         progress("near duplicates", number, keys.shape[0])
         compared, _ = join_band(parent, keys[number], similar, search.sorting(), wanted, workspace.release)
         workspace.done["compared"] = workspace.done.get("compared", 0) + compared
-        workspace.finish("joined", number + 1)
+        workspace.reached("joined", number + 1)
         workspace.release()
     progress("near duplicates", keys.shape[0], keys.shape[0])
     workspace.finish("near", rows)
@@ -329,14 +323,31 @@ def similarities_of(
 ) -> Float[np.ndarray, " pairs"]:
     """Similarity of pairs of rows by their text, some of it in memory at a time."""
     offsets = workspace.open("offsets", np.int64, (workspace.done["read"] + 1,))
-    texts = Texts(workspace.open("text", np.uint8, (int(offsets[-1]),)), offsets)
+    text = workspace.open("text", np.uint8, (int(offsets[-1]),))
     out = np.zeros(left.size, np.float64)
-    for begin in range(0, left.size, search.pairs() // 2):  # of each row its offsets and its text
-        part = slice(begin, begin + search.pairs() // 2)
-        out[part] = similarities(texts, left[part], right[part])
-        if left.size > search.pairs() // 2:
-            workspace.release()
+    for begin in range(0, left.size, PAIRS):
+        part = slice(begin, begin + PAIRS)
+        rows, place = np.unique(np.stack([left[part], right[part]]), return_inverse=True)
+        spans = workspace.take(sliding_window_view(offsets, 2), rows, search.mapping())
+        sizes = (spans[:, 1] - spans[:, 0])[place].sum(axis=0)
+        for block in blocks_of(sizes):
+            chosen, ends = np.unique(place[:, block], return_inverse=True)
+            texts = _texts_at(text, spans[chosen], workspace, touchable(search.mapping()))
+            out[begin + block] = similarities(texts, ends[0], ends[1])
     return out
+
+
+def _texts_at(
+    text: UInt8[np.ndarray, " bytes"], spans: Int[np.ndarray, "n 2"], workspace: Workspace, at_once: int
+) -> Texts:
+    """Texts from here and there in a mapped file, with the pages of a few in memory at a time."""
+    lengths = spans[:, 1] - spans[:, 0]
+    parts = []
+    for begin in range(0, len(spans), at_once):
+        part = slice(begin, begin + at_once)
+        parts.append(text[ranges(spans[part, 0], lengths[part])])
+        workspace.release()
+    return Texts(np.concatenate(parts), np.append(0, np.cumsum(lengths)))
 
 
 def _groups(rows: int, search: DuplicateSearch, workspace: Workspace) -> None:
@@ -346,8 +357,8 @@ def _groups(rows: int, search: DuplicateSearch, workspace: Workspace) -> None:
     group = workspace.create("group", np.int64, (rows,))
     heads = np.zeros(rows, bool)
     near = 0
-    for begin in range(0, rows, READ_ROWS):
-        part = slice(begin, min(begin + READ_ROWS, rows))
+    for begin in range(0, rows, ROOTED_ROWS):
+        part = slice(begin, min(begin + ROOTED_ROWS, rows))
         found, own = roots(parent, first[part]), np.arange(part.start, part.stop)
         group[part] = found
         heads[found[found != own]] = True

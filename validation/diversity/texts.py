@@ -51,14 +51,14 @@ class Texts(NamedTuple):
 
     def blocks(self, rows: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " m"]]:
         """Splits a list of rows so that the texts of each part are about `BLOCK_BYTES` long."""
-        yield from (rows[block] for block in _split(self.offsets[rows + 1] - self.offsets[rows]))
+        yield from (rows[block] for block in blocks_of(self.offsets[rows + 1] - self.offsets[rows]))
 
     def blocks_of_pairs(
         self, left: Int[np.ndarray, " pairs"], right: Int[np.ndarray, " pairs"]
     ) -> Iterator[Int[np.ndarray, " m"]]:
         """Numbers of the pairs, split so that the texts of each part are about `BLOCK_BYTES` long."""
         sizes = self.offsets[left + 1] - self.offsets[left] + self.offsets[right + 1] - self.offsets[right]
-        return _split(sizes)
+        return blocks_of(sizes)
 
 
 def normalised(text: str) -> str:
@@ -153,8 +153,8 @@ def ranges(starts: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> Int[
     return np.repeat(starts - (ends - counts), counts) + np.arange(total)
 
 
-def _split(sizes: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " m"]]:
-    """Places in a list of sizes, split into runs of about `BLOCK_BYTES`."""
+def blocks_of(sizes: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " m"]]:
+    """Places in a list of the sizes of texts, split into runs of about `BLOCK_BYTES`."""
     ends = np.cumsum(sizes + 1) // BLOCK_BYTES
     yield from np.split(np.arange(sizes.size), np.flatnonzero(np.diff(ends)) + 1)
 

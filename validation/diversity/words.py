@@ -111,7 +111,7 @@ def span_hashes(data: Bytes | Hashes, offsets: Offsets) -> UInt64[np.ndarray, " 
 
 
 def _cut(data: Bytes, offsets: Offsets, begin: int, end: int) -> int:
-    """End of the tile that begins at `begin`: behind a character of one byte that is in no word, or between rows."""
+    """End of the tile that begins at `begin`: behind a character that is in no word, or between rows."""
     stop = begin + TILE
     if stop >= end:
         return end
@@ -124,7 +124,10 @@ def _cut(data: Bytes, offsets: Offsets, begin: int, end: int) -> int:
         return row
     while data[stop] & 0xC0 == 0x80:
         stop -= 1
-    return stop
+    text = data[begin:stop].tobytes().decode("utf-8", "surrogatepass")
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    places = np.flatnonzero(~_tables()[1][characters])
+    return begin + len(text[: int(places[-1]) + 1].encode("utf-8", "surrogatepass")) if places.size else stop
 
 
 def _ascii_words(tile: Bytes, borders: Int[np.ndarray, " n"]) -> tuple[Hashes, Int[np.ndarray, " words"]]:

@@ -6,13 +6,23 @@ import errno
 import json
 import mmap
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Int
 
 NOTE = "run.json"
+NOTED_SECONDS = 10.0
+FAULT_BYTES = 16 * mmap.PAGESIZE
+"""What one look at a mapped file may bring into memory: Linux maps the pages around it too."""
+
+
+def touchable(memory_bytes: int) -> int:
+    """Places of a mapped file that may be looked at before its pages have to be given back."""
+    return max(256, memory_bytes // FAULT_BYTES)
 
 
 class WorkspaceError(OSError):
@@ -33,6 +43,7 @@ class Workspace:
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self.folder = folder
         self._maps: dict[str, mmap.mmap] = {}
+        self._noted = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / NOTE
         if not note.exists() and any(folder.iterdir()):
@@ -53,6 +64,12 @@ class Workspace:
             mapped.flush()
         self.done[stage] = value
         self._write_note()
+        self._noted = time.monotonic()
+
+    def reached(self, stage: str, value: int) -> None:
+        """Notes how far a stage is, unless that was done just before: writing arrays to the disk takes time."""
+        if time.monotonic() - self._noted >= NOTED_SECONDS:
+            self.finish(stage, value)
 
     def append(self, name: str) -> BinaryIO:
         """A new file to which an array is written piece by piece."""
@@ -85,6 +102,24 @@ class Workspace:
         """A stretch of an array, in memory of its own."""
         size = np.dtype(kind).itemsize
         return np.fromfile(self.folder / f"{name}.bin", kind, end - begin, offset=begin * size)
+
+    def take(self, array: np.ndarray, rows: Int[np.ndarray, "*any"], memory_bytes: int) -> np.ndarray:
+        """Elements of an array of this folder, in any order, with a part of the file in memory at a time.
+
+        Args:
+          array: opened here.
+          rows: which elements.
+          memory_bytes: that the pages of the file may take.
+        """
+        flat = rows.ravel()
+        order = np.argsort(flat, kind="stable")
+        out = np.empty((flat.size, *array.shape[1:]), array.dtype)
+        step = touchable(memory_bytes)
+        for begin in range(0, order.size, step):
+            part = order[begin : begin + step]
+            out[part] = array[flat[part]]
+            self.release()
+        return out.reshape(*rows.shape, *array.shape[1:])
 
     def release(self) -> None:
         """Gives the pages of all arrays back to the system; what was written to them is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ Kind = Literal["number", "boolean", "date", "category", "text", "list", "other"]
 Keys = UInt64[np.ndarray, " _"]
 
 NULL = np.uint64(0x6E756C6C)
+ADDED = ("(file)", "(row)", "(instruction)", "(chat)", "(preference)")
+"""Columns that a profile adds to those of the table."""
 _PROBE_ROWS = 2048
 
 
@@ -39,8 +42,15 @@ class Leaf:
 
 
 def leaves(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    """Names and types of the leaves of all columns, in order."""
-    return [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+    """Names and types of the leaves of all columns, in order; no two names are the same, or one that a profile adds."""
+    found = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+    taken = set(ADDED)
+    for place, (name, of_type) in enumerate(found):
+        others = (f"{name} ({number})" for number in itertools.count(2))
+        free = next(one for one in itertools.chain([name], others) if one not in taken)
+        taken.add(free)
+        found[place] = free, of_type
+    return found
 
 
 def _leaves(name: str, of_type: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:

@@ -247,7 +247,14 @@ def _chi_square(table: np.ndarray) -> float:
 
 
 def _words(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], rng: np.random.Generator) -> dict[str, Any]:
-    """Total variation of the words of text, by permuting whole rows."""
+    """Total variation of the words of text, by permuting whole rows.
+
+    Where no permutation reaches the effect, p is the tail of the Pearson III distribution of their moments: counted, it
+    could not be small enough to outlast the correction for other columns.
+
+    Source: Winkler et al., "Faster permutation inference in brain imaging" (2016), section "Gamma approximation".
+    """
+    from scipy import stats
 
     rows = np.concatenate([a, b])[:, :-2]
 
@@ -255,11 +262,15 @@ def _words(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], rng: np.ran
         return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() / 2)
 
     effect, total = variation(a[:, :-2], b[:, :-2]), rows.sum(axis=0)
-    least = 0
-    for _ in range(PERMUTATIONS):
+    permuted = np.empty(PERMUTATIONS)
+    for turn in range(PERMUTATIONS):
         chosen = rows[rng.permutation(len(rows))[: len(a)]].sum(axis=0)
-        least += np.abs(chosen / len(a) - (total - chosen) / len(b)).sum() / 2 >= effect
+        permuted[turn] = np.abs(chosen / len(a) - (total - chosen) / len(b)).sum() / 2
+    least = int((permuted >= effect).sum())
     p = (1 + least) / (1 + PERMUTATIONS)
+    if not least and np.ptp(permuted) > 0:
+        tail = stats.pearson3.sf(effect, stats.skew(permuted), permuted.mean(), permuted.std(ddof=1))
+        p = min(p, float(tail))
     of_lengths, p_of_lengths = _kolmogorov_smirnov(a[:, -2], b[:, -2])
     notes = (f"KS distance of lengths {of_lengths:.3f}",) if p_of_lengths <= LEVEL else ()
     if p_of_lengths < p and of_lengths > effect:

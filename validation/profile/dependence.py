@@ -87,11 +87,15 @@ def _sides(profile: Profile) -> list[_Side]:
             if not 1 < len(codes.dictionary) <= MOST_LEVELS:
                 continue
             values = codes.indices.fill_null(0).to_numpy()
-        if valid.sum() >= _LEAST_ROWS and np.ptp(values[valid]) > 0:
+        if valid.sum() >= _LEAST_ROWS and _varies(values[valid]):
             sides.append(_Side(name, kind in ("number", "list"), values, valid))
         if len(sides) == MOST_COLUMNS:
             break
     return sides
+
+
+def _varies(values: np.ndarray) -> bool:
+    return bool(values.min() < values.max())
 
 
 def _pair(left: _Side, right: _Side) -> Pair | None:
@@ -100,7 +104,7 @@ def _pair(left: _Side, right: _Side) -> Pair | None:
     both = left.valid & right.valid
     a, b = left.values[both], right.values[both]
     rows = int(both.sum())
-    if rows < _LEAST_ROWS or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if rows < _LEAST_ROWS or not _varies(a) or not _varies(b):
         return None
     nan = float("nan")
     if left.numeric and right.numeric:

@@ -91,7 +91,9 @@ def features(profile: Profile) -> dict[str, float]:
 
 
 def main_text(profile: Profile) -> Column | None:
-    """The column of text with the most bytes."""
+    """The rendered text, else the column of text with the most bytes."""
+    if profile.rendered is not None:
+        return profile.rendered
     texts = [column for column in profile.columns if column.text is not None]
     return max(texts, key=lambda column: column.text.bytes if column.text else 0, default=None)
 
@@ -102,7 +104,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _tables(profile: Profile) -> dict[str, float]:
-    columns = profile.columns
+    columns = profile.read
     kinds = [column.leaf.kind for column in columns]
     values = [value_figures(c.values) for c in columns if c.leaf.kind not in ("date", "text", "other")]
     categories = [value_figures(c.values) for c in columns if c.leaf.kind in ("category", "boolean")]

@@ -292,7 +292,7 @@ def table_figures(profile: Profile) -> dict[str, Any]:
     rows = profile.whole_rows
     return {
         "rows": profile.rows,
-        "columns": len(profile.columns),
+        "columns": len(profile.read),
         "duplicate_row_share": max(0.0, 1 - rows.distinct() / rows.total) if rows.total else NAN,
         "duplicate_rows_exact": rows.share == 1,
         "skipped_rows": profile.skipped,

@@ -118,7 +118,8 @@ class Numbers:
 
     def _add_steps(self, values: Num[np.ndarray, " n"], file: int, row: Int[np.ndarray, " m"]) -> None:
         exact = self.dates
-        steps = np.diff(values if exact else values.astype(np.float64, copy=False))
+        with np.errstate(over="ignore"):  # from one end of the floating point numbers to the other
+            steps = np.diff(values if exact else values.astype(np.float64, copy=False))
         if not steps.size:
             return
         up, down = int((steps > 0).sum()), int((steps < 0).sum())

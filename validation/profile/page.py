@@ -139,6 +139,8 @@ def column_facts(column: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [("Distinct", f"{about}{values['distinct']:,}")]
     if column["null_share"]:
         facts.append(("Nulls", percent(column["null_share"])))
+    if column["null_share"] == 1:
+        return facts
     numbers, kind = column.get("numbers"), column["kind"]
     if "dates" in column:
         facts += _date_facts(column["dates"])

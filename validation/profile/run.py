@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from validation.datasets import DatasetError, Part, Table
+from validation.profile.rendered import rendered_schema
 from validation.profile.sample import ROWS
 from validation.profile.state import Profile, empty_profile
 
@@ -107,7 +108,9 @@ def _empty(table: Table, seed: int, sample_rows: int) -> _State:
     if first is None:
         raise DatasetError(f"{metadata.path}: no rows to profile")
     schema = pa.schema(list(metadata.columns))
-    return _State(*empty_profile(source, schema, first.data, seed=seed, sample_rows=sample_rows).state())
+    rendered = rendered_schema(schema, first.data) if metadata.kind == "text" else None
+    start = empty_profile(source, schema, first.data, seed=seed, sample_rows=sample_rows, rendered=rendered)
+    return _State(*start.state())
 
 
 def _groups(parts: Sequence[Part]) -> list[tuple[Part, ...]]:

@@ -65,6 +65,7 @@ class RowSample:
         self._place = np.empty((0, 2), np.int64)
         self._data = schema.empty_table()
         self._waiting: list[tuple[np.ndarray, np.ndarray, pa.Table]] = []
+        self._table: pa.Table | None = None
 
     def add(self, file: int, name: str, row: Int[np.ndarray, " n"], arrays: Sequence[pa.Array | None]) -> None:
         """Adds rows of one file.
@@ -110,7 +111,7 @@ class RowSample:
         if not self._waiting:
             return
         parts = [(self._priority, self._place, self._data), *self._waiting]
-        self._waiting = []
+        self._waiting, self._table = [], None
         priority = np.concatenate([part[0] for part in parts])
         place = np.concatenate([part[1] for part in parts])
         best = np.lexsort((place[:, 1], place[:, 0], priority))[: self.size]
@@ -119,12 +120,15 @@ class RowSample:
         self._data = pa.concat_tables([part[2] for part in parts]).take(pa.array(best)).combine_chunks()
 
     def table(self) -> pa.Table:
-        """The rows in order of their hash, so that any beginning is a sample too: `file`, `row`, then the columns."""
+        """The rows in order of their hash, so that any beginning is a sample too: `(file)`, `(row)`, then the columns."""
         self._settle()
+        if self._table is not None:
+            return self._table
         places = [pa.array(self._place[:, 0], pa.int32()), pa.array(self._place[:, 1], pa.int64())]
         columns = [*places, *self._data.columns]
-        fields = [pa.field("file", pa.int32()), pa.field("row", pa.int64()), *self._data.schema]
-        return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        fields = [pa.field("(file)", pa.int32()), pa.field("(row)", pa.int64()), *self._data.schema]
+        self._table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        return self._table
 
     @classmethod
     def of_table(cls, table: pa.Table, names: Sequence[str], seed: int, size: int) -> RowSample:

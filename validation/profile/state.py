@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from validation.datasets.schemas import Schema
 from validation.diversity.hash_counts import SampledCounts, mixed
 from validation.profile.cells import Leaf, kind_of, leaf_arrays, leaves, looks_like_text, numbers
-from validation.profile.column import FLUSH, Column, under
+from validation.profile.column import FLUSH, Column
+from validation.profile.rendered import TYPE, column_name, render
 from validation.profile.sample import ROWS, RowSample, kept_type
 from validation.profile.segments import Segments
 
@@ -26,17 +29,21 @@ class Profile:
     Attributes:
       source: what was profiled: path, format, kind, files, bytes.
       rows: rows read.
-      columns: one for each leaf of the table's columns.
+      columns: one for each leaf of the table's columns; before them the rendered text, where there is any.
+      schema: how rows are rendered to text; None for plain tables.
       whole_rows: counts of whole rows by hash.
       segments: sums of the columns along the files.
       seed: decides which rows are sampled.
       skipped: number of bad rows, and the first of them as (file, row, reason).
     """
 
-    def __init__(self, source: Mapping[str, Any], columns: Sequence[Column], sample: RowSample) -> None:
+    def __init__(
+        self, source: Mapping[str, Any], columns: Sequence[Column], sample: RowSample, schema: Schema | None = None
+    ) -> None:
         self.source = dict(source)
         self.rows = 0
         self.columns = list(columns)
+        self.schema = schema
         self.whole_rows = SampledCounts(WHOLE_ROWS, FLUSH)
         self.segments = Segments(len(self.columns))
         self.skipped = 0
@@ -49,12 +56,22 @@ class Profile:
         return tuple(self.source["files"])
 
     @property
+    def rendered(self) -> Column | None:
+        """The column of rendered text, which a model would be trained on; None for plain tables."""
+        return None if self.schema is None else self.columns[0]
+
+    @property
+    def read(self) -> list[Column]:
+        """The columns that the table itself has."""
+        return self.columns if self.schema is None else self.columns[1:]
+
+    @property
     def seed(self) -> int:
         return self._sample.seed
 
     @property
     def sample(self) -> pa.Table:
-        """Up to 10,000 rows, uniform: `file` (index in `files`), `row` (1-based), then the columns.
+        """Up to 10,000 rows, uniform: `(file)` (index in `files`), `(row)` (1-based), then the columns.
 
         Strings end at 4,096 characters; a list is its length; structs are their fields, named "a.b".
         """
@@ -82,17 +99,19 @@ class Profile:
         if not data.num_rows:
             return
         arrays = [leaf for array in data.columns for leaf in leaf_arrays(array)]
+        derived = [] if self.schema is None else [render(self.schema, data)]
         segment = self.segments.split(row)
         whole = np.zeros(data.num_rows, np.uint64)
         sums = []
-        for column, array in zip(self.columns, arrays, strict=True):
+        for column, array in zip(self.columns, [*derived, *arrays], strict=True):
             keys, here = column.add(array, file, row, segment)
-            whole = mixed(whole + keys)
+            if column is not self.rendered:
+                whole = mixed(whole + keys)
             sums.append(here)
         self.rows += data.num_rows
         self.whole_rows.add(whole)
         self.segments.add(file, row, segment, sums)
-        kept = [array if kept_type(array.type) else None for array in arrays]
+        kept = [array if kept_type(array.type) else None for array in [*derived, *arrays]]
         self._sample.add(file, self.files[file], row, kept)
 
     def add_skipped(self, skipped: Sequence[tuple[str, int, str]]) -> None:
@@ -109,6 +128,9 @@ class Profile:
         mine, theirs = ([c.leaf for c in profile.columns] for profile in (self, other))
         if [leaf.name for leaf in mine] != [leaf.name for leaf in theirs]:
             raise ValueError(f"profiles of different columns cannot be merged: {_difference(mine, theirs)}")
+        if self.schema != other.schema:
+            ours, others = (", ".join(one.schema.fields) if one.schema else "none" for one in (self, other))
+            raise ValueError(f"profiles cannot be merged: text rendered from {ours} in the first, {others} in the second")
         one = Profile.of_state(*self.state())
         for place, (left, right) in enumerate(zip(one.columns, other.columns, strict=True)):
             one.columns[place] = _comparable(left, right)
@@ -140,6 +162,7 @@ class Profile:
             "sample_rows": self._sample.size,
             "skipped": self.skipped,
             "bad_rows": self.bad_rows,
+            "schema": None if self.schema is None else _schema_state(self.schema),
             "columns": [],
         }
         arrays: dict[str, np.ndarray] = {}
@@ -154,13 +177,21 @@ class Profile:
     @classmethod
     def of_state(cls, words: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sample: pa.Table) -> Profile:
         """The profile that `state` was taken from."""
-        columns = [Column.of_state(state, under(str(i), arrays)) for i, state in enumerate(words["columns"])]
+        parts: defaultdict[str, dict[str, np.ndarray]] = defaultdict(dict)
+        for path, array in arrays.items():
+            part, _, name = path.partition("/")
+            parts[part][name] = array
+        columns = [Column.of_state(state, parts[str(place)]) for place, state in enumerate(words["columns"])]
         rows = RowSample.of_table(sample, words["source"]["files"], words["seed"], words["sample_rows"])
-        one = cls(words["source"], columns, rows)
+        schema = words["schema"]
+        if schema is not None:
+            lists = {name: frozenset(schema[name]) for name in ("optional", "encoded")}
+            schema = Schema(schema["name"], tuple(schema["fields"]), **lists)
+        one = cls(words["source"], columns, rows, schema)
         one.rows, one.skipped = words["rows"], words["skipped"]
         one.bad_rows = [(str(file), int(row), str(reason)) for file, row, reason in words["bad_rows"]]
-        one.whole_rows = SampledCounts.of_state(under("rows", arrays))
-        one.segments = Segments.of_state(under("segments", arrays))
+        one.whole_rows = SampledCounts.of_state(parts["rows"])
+        one.segments = Segments.of_state(parts["segments"])
         return one
 
 
@@ -171,6 +202,7 @@ def empty_profile(
     *,
     seed: int = 0,
     sample_rows: int = ROWS,
+    rendered: Schema | None = None,
 ) -> Profile:
     """A profile of no rows yet.
 
@@ -180,9 +212,13 @@ def empty_profile(
       first: its first rows, which say which strings are text; None takes all for categories.
       seed: decides which rows are sampled.
       sample_rows: rows to sample.
+      rendered: how rows become text, which is profiled as a column of its own; None for plain tables.
     """
     peeks = [leaf for array in first.columns for leaf in leaf_arrays(array)] if first is not None else None
     columns, kept = [], []
+    if rendered is not None:
+        columns.append(Column(Leaf(column_name(rendered), str(TYPE), "text")))
+        kept.append(pa.field(column_name(rendered), TYPE))
     for place, (name, of_type) in enumerate(leaves(schema)):
         kind = kind_of(of_type)
         if kind == "category" and peeks is not None and looks_like_text(peeks[place]):
@@ -192,7 +228,17 @@ def empty_profile(
         kept_as = kept_type(of_type)
         if kept_as is not None:
             kept.append(pa.field(name, kept_as))
-    return Profile(source, columns, RowSample(pa.schema(kept), seed, sample_rows))
+    return Profile(source, columns, RowSample(pa.schema(kept), seed, sample_rows), rendered)
+
+
+def _schema_state(schema: Schema) -> dict[str, Any]:
+    """What JSON can hold of a schema."""
+    return {
+        "name": schema.name,
+        "fields": list(schema.fields),
+        "optional": sorted(schema.optional),
+        "encoded": sorted(schema.encoded),
+    }
 
 
 def _dtype(of_type: pa.DataType) -> str:

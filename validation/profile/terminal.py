@@ -42,7 +42,7 @@ class ProgressLines:
 def print_summary(profile: Profile, figures: Figures, comparison: Comparison | None, console: Console) -> None:
     """Prints what a person needs before opening the page; text from the data is printed as it is, never as markup."""
     table = figures.table
-    head = f"{profile.source['path']}: {table['rows']:,} rows of {wording.plural(table['columns'], 'column')}"
+    head = f"{profile.source['path']}: {wording.plural(table['rows'], 'row')} of {wording.plural(table['columns'], 'column')}"
     console.print(Text(wording.one_line(head), style="bold"))
     repeated = f"Rows that repeat another: {percent(table['duplicate_row_share'])}."
     skipped = f" Bad rows left out: {table['skipped_rows']:,}." if table["skipped_rows"] else ""

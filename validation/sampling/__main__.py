@@ -123,9 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
         Options, prog="python -m validation.sampling", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
     signal.signal(signal.SIGTERM, _terminated)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     try:
-        return _run(options, Console(soft_wrap=True, highlight=False, markup=False), errors)
+        return _run(options, Console(soft_wrap=True, highlight=False, markup=False, emoji=False), errors)
     except KeyboardInterrupt:
         errors.print("\nInterrupted; nothing was written.")
         return INTERRUPTED

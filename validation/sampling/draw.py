@@ -220,6 +220,8 @@ def _rows(keys: pa.RecordBatch, rows: pa.RecordBatch, drawn: Drawn, here: slice,
 
 
 def sample_columns(names: list[str]) -> list[str]:
-    """The names of the sample's own columns, beside those of the data: with "sample_" before them where they collide."""
+    """The names of the sample's own columns, beside those of the data: with "sample_" before them as often as they collide."""
     own = ["file", "row", "weight", "stratum", "outlier"]
-    return own if not set(own) & set(names) else [f"sample_{name}" for name in own]
+    while set(own) & set(names):
+        own = [f"sample_{name}" for name in own]
+    return own

@@ -21,7 +21,7 @@ MOST_BYTES = 200e6  # in memory, by the table's own estimate; fewer rows are kep
 
 
 class FirstLook(NamedTuple):
-    """Attributes: the rows of the whole dataset, and a sample of them in the order of their files and row numbers."""
+    """Attributes: the rows of the whole dataset, and a sample of them in random order."""
 
     rows: int
     sample: pa.Table
@@ -41,9 +41,7 @@ class _Smallest:
     def add(self, chunk: Chunk, seed: int) -> None:
         priority = priorities(chunk.file, chunk.row, "first look", seed)
         chosen = np.flatnonzero(priority <= self._limit)
-        taken = chunk.data.take(pa.array(chosen))
-        place = [pa.array(np.full(len(chosen), chunk.file, np.int32)), pa.array(chunk.row[chosen])]
-        table = pa.Table.from_arrays([*place, *taken.columns], names=[" file", " row", *taken.schema.names])
+        table = pa.Table.from_batches([chunk.data.take(pa.array(chosen))])
         with self._lock:
             self.rows += len(priority)
             self._kept.append((priority[chosen], table))
@@ -64,7 +62,7 @@ class _Smallest:
         self._shrink()
         priority, rows = self._kept[0]
         # in an order that says nothing, so that the first few thousand are a sample as well
-        return rows.take(pa.array(np.argsort(priority))).drop_columns([" file", " row"])
+        return rows.take(pa.array(np.argsort(priority)))
 
 
 def first_look(

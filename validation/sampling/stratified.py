@@ -87,7 +87,8 @@ def stratified_sample(
 
     Raises:
       DatasetError: the table cannot be read.
-      ValueError: rows is not positive, no such folder or label column, or no column tells rows apart.
+      ValueError: rows is not positive, no such folder or label column, no column tells rows apart, a file of the data would
+        be written over, or the first look is of other data.
       OSError: the sample cannot be written; nothing is left of it then, nor after an interrupt.
     """
     if rows < 1:
@@ -97,6 +98,7 @@ def stratified_sample(
     path = Path(out)
     if not path.parent.is_dir():
         raise ValueError(f"out: {path}: {path.parent} is not a folder")
+    _check_output(path, table)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         told = _told(progress, "first pass", table.metadata.rows)
@@ -108,6 +110,7 @@ def stratified_sample(
         parts, skipped = set_aside(table, strata, limits, whole, folder, seed=seed, workers=workers, progress=told)
         for part in parts:
             whole.merge(part.sums)
+        _check_unchanged(table, look, int(whole.weight))
         drawn = choose(parts, strata, limits, rows)
         counted = whole.empty(whole.moments())
         write(parts, drawn, table, strata.embedding, counted, folder / "rows")
@@ -130,6 +133,27 @@ def stratified_sample(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return sample
+
+
+def _check_output(path: Path, table: Table) -> None:
+    """Refuses to write over the data, or one of the two files over the other."""
+    beside = path.with_suffix(".json")
+    if beside == path:
+        raise ValueError(f"out: {path}: the JSON file beside it would have the same name; expected a .parquet file")
+    for written in (path, beside):
+        if written.is_dir():
+            raise ValueError(f"out: {written} is a folder; expected a file")
+        if any(written.exists() and written.samefile(source) for source in table.local_paths()):
+            raise ValueError(f"out: {written} is a file of the data, which would be lost; expected another name")
+
+
+def _check_unchanged(table: Table, look: FirstLook, rows: int) -> None:
+    """Refuses a first look of other rows: too few would have been set aside, or none of a stratum."""
+    if rows != look.rows:
+        raise ValueError(
+            f"{table.metadata.path}: {rows} rows, and the first look was of {look.rows}; "
+            f"expected the same data, unchanged since"
+        )
 
 
 def _told(progress: Stage | None, stage: str, total: int) -> Callable[[int], None] | None:

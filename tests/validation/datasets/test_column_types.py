@@ -209,3 +209,84 @@ def test_excel_cells(tmp_path):
         open_table(path, sheet="third")
     with pytest.raises(DatasetError, match="no rows"):
         open_table(path, sheet="second")
+
+
+LATE = {
+    "a code among integers": ("12", "007", "'007', expected a 64-bit integer"),
+    "a hexadecimal among integers": ("12", "0x1F", "'0x1F', expected a 64-bit integer"),
+    "a code among numbers": ("1.5", "007", "'007', expected a number"),
+    "an identifier among numbers": ("1.5", "9007199254740993", "'9007199254740993', expected a number"),
+    "a long identifier among numbers": ("1.5", "1" * 400, "expected a number"),
+    "a number among truths": ("true", "1", "'1', expected true or false"),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_late_field_that_a_cast_would_change_is_a_bad_row(tmp_path, case):
+    usual, late, reason = LATE[case]
+    text = "x,y\n" + f"{usual},a\n" * 250 + f"{late},b\n{usual},c\n"
+    with pytest.raises(DatasetError, match=f"row 251: 'x' holds .*{reason}"):
+        list(table_of(tmp_path / "a.csv", text, sample_rows=200).stream())
+    table = open_table(tmp_path / "a.csv", sample_rows=200, skip_bad_rows=True)
+    assert [row for _, row, _ in rows_of(table.stream())][-2:] == [250, 252]
+
+
+@pytest.mark.parametrize("other", ["1.5", "NaN", "1" * 5_000])
+def test_identifiers_beside_numbers_keep_their_digits(tmp_path, other):
+    table = table_of(tmp_path / "a.csv", f"x,y\n9007199254740993,a\n{other},b\n")
+    assert column(table) == ["9007199254740993", other]
+
+
+@pytest.mark.parametrize("exact", ["9007199254740992", "10000000000000000"])
+def test_long_integers_that_a_float_holds_stay_numbers(tmp_path, exact):
+    assert column(table_of(tmp_path / "a.csv", f"x,y\n{exact},a\n1.5,b\n")) == [float(exact), 1.5]
+
+
+def test_integers_that_a_float_does_not_hold_are_never_rounded(tmp_path):
+    path = tmp_path / "a.jsonl"
+    table = table_of(path, f'{{"x": {2**53 + 1}}}\n{{"x": 1.5}}\n{{"x": 2}}\n')
+    assert column(table) == ["9007199254740993", "1.5", "2"]
+    table = table_of(path, '{"x": 1.5}\n' * 250 + f'{{"x": {2**53 + 1}}}\n', sample_rows=200)
+    with pytest.raises(
+        DatasetError, match="row 251: 'x' holds 9007199254740993, expected a number that a 64-bit float"
+    ):
+        list(table.stream())
+
+
+def test_a_late_key_without_a_name_is_not_lost(tmp_path):
+    table = table_of(tmp_path / "a.jsonl", '{"x": {"a": 1}}\n' * 250 + '{"x": {"a": 1, "": 5}}\n', sample_rows=200)
+    with pytest.raises(DatasetError, match="row 251: 'x' holds the key ''"):
+        list(table.stream())
+
+
+def test_objects_without_a_field_make_no_table(tmp_path):
+    with pytest.raises(DatasetError, match=r"a\.jsonl: no columns; expected at least one"):
+        table_of(tmp_path / "a.jsonl", "{}\n{}\n")
+
+
+HEADERS = {
+    "an index without a name": ([[None, "name", "city"], ["r1", "Bob", "Rome"]], ["column 1", "name", "city"]),
+    "numbers for names": ([["name", 2019, 2020], ["r1", "x", "y"]], ["name", "2019", "2020"]),
+    "titles above": ([["Title", None, None], [None] * 3, ["a", "b", "c"], ["r1", "x", "y"]], ["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_excel_headers_above_rows_of_text(tmp_path, case):
+    rows, names = HEADERS[case]
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    table = open_table(tmp_path / "a.xlsx")
+    assert table.schema.names == names
+    assert [values for _, _, values in rows_of(table.stream())] == [tuple(rows[-1])]
+
+
+def test_an_excel_header_with_a_name_twice_is_no_title(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["a", "a", "b"], ["x", "y", "z"]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DatasetError, match="the header names the column 'a' more than once"):
+        open_table(tmp_path / "a.xlsx")

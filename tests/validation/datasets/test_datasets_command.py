@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -76,3 +77,22 @@ def test_a_typo_in_an_option(tmp_path):
     )
     assert found.returncode == 2
     assert "--rows" in found.stderr
+
+
+def test_values_are_shown_as_they_are(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("x,y\n:warning:,[red]a[/red]\n", encoding="utf-8")
+    assert main([str(tmp_path / "a.csv")]) == 0
+    assert ":warning:  [red]a[/red]" in capsys.readouterr().out
+
+
+def test_the_schema_of_another_sheet_is_not_shown(tmp_path, capsys):
+    book = openpyxl.Workbook()
+    book.active.append(["prompt", "response"])
+    book.active.append(["a", "b"])
+    book.create_sheet("numbers").append(["x", "y"])
+    book["numbers"].append([1, 2])
+    book.save(tmp_path / "a.xlsx")
+    assert main([str(tmp_path / "a.xlsx")]) == 0
+    assert "instruction" in capsys.readouterr().out
+    assert main([str(tmp_path / "a.xlsx"), "--sheet", "numbers"]) == 0
+    assert "instruction" not in capsys.readouterr().out

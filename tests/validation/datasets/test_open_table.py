@@ -1,5 +1,6 @@
 """Tables of every format: the same values, the same row numbers, whatever is asked for."""
 
+import os
 import pickle
 
 import h5py
@@ -251,3 +252,47 @@ def test_resizing_neither_loses_nor_copies(files):
     assert [len(piece.row) for piece in resized(iter(pieces), 7)] == [7, 7, 6]
     same = next(resized(iter(pieces), 10))
     assert same.data.column(1).buffers()[1].address == batch.column(1).buffers()[1].address
+
+
+@pytest.mark.parametrize("suffix", ["h5", "parquet", "csv", "jsonl"])
+def test_a_file_that_lacks_every_column_asked_for_gives_nulls(tmp_path, suffix):
+    for name, other in (("1", "b"), ("2", "c")):
+        write(pa.table({"a": [1.0, 2.0, 3.0], other: [4.0, 5.0, 6.0]}), tmp_path / f"{name}.{suffix}")
+    found = rows_of(open_table(tmp_path).stream(columns=["c"]))
+    assert found == [(0, 1, (None,)), (0, 2, (None,)), (0, 3, (None,)), (1, 1, (4.0,)), (1, 2, (5.0,)), (1, 3, (6.0,))]
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DatasetError, match=r"pipe\.csv: a pipe or device; expected a file or folder"):
+        open_table(tmp_path / "pipe.csv")
+    with pytest.raises(DatasetError, match="/dev/zero: a pipe or device"):
+        open_table("/dev/zero")
+    with pytest.raises(DatasetError, match="x: cannot be looked at: File name too long"):
+        open_table(tmp_path / ("x" * 300))
+    with pytest.raises(DatasetError, match="no path given"):
+        open_table("")
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    for place in (tmp_path, tmp_path / "closed"):
+        (place / "a.csv").write_text("x,y\n1,2\n", encoding="utf-8")
+    assert len(open_table(tmp_path).metadata.files) == 2
+    look = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # as for a user without the right; root may read everything
+    with pytest.raises(DatasetError, match=r"closed: cannot be looked at: Permission denied"):
+        open_table(tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["ftp://me:hidden@host/a.csv", "ftp://me:hidden@host/a*.csv", "none://h/a?key=hidden"])
+def test_keys_in_a_uri_that_cannot_be_opened_are_not_shown(uri):
+    with pytest.raises(DatasetError, match="not a place that can be opened") as found:
+        open_table(uri)
+    assert "hidden" not in str(found.value)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validation.diversity import components
+from validation.diversity import components, workspace
 from validation.diversity.components import buckets, find_copies, join, join_band, roots
 from validation.diversity.hash_counts import mixed
 
@@ -90,3 +90,22 @@ def test_too_many_rows_are_refused():
 
     with pytest.raises(ValueError, match="4,294,967,296 rows; expected fewer than 4,294,967,296"):
         list(buckets(Many(), 1 << 20))
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_little_memory_joins_the_same_rows(memory, monkeypatch):
+    monkeypatch.setattr(workspace, "FAULT_BYTES", 1 << 20)
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, 6000)
+    keys = rng.integers(0, 1500, 6000)
+    parent, asked = np.arange(6000), []
+
+    def similar(left, right):
+        asked.append(left.size)
+        return kinds[left] == kinds[right]
+
+    join_band(parent, mixed(keys.astype(np.uint64)), similar, memory)
+    first = {}
+    expected = [first.setdefault(pair, row) for row, pair in enumerate(zip(keys.tolist(), kinds.tolist(), strict=True))]
+    assert roots(parent, np.arange(6000)).tolist() == expected
+    assert max(asked) < 300 if memory == 1 else max(asked) > 3000

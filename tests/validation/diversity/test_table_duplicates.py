@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from validation.diversity import find_duplicates, table_duplicates
+from validation.diversity import find_duplicates
+from validation.diversity import workspace as workspace_module
 from validation.diversity.duplicate_rows import components as found_rows
 from validation.diversity.table_duplicates import DuplicateSearch, find_table_duplicates
 from validation.diversity.workspace import Workspace, WorkspaceError
@@ -98,7 +99,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize(("stage", "count"), [("signatures", 2), ("near duplicates", 3), ("exact copies", 1)])
 def test_an_interrupted_search_goes_on_to_the_same_result(texts, tmp_path, monkeypatch, stage, count):
-    monkeypatch.setattr(table_duplicates, "NOTED_BLOCKS", 1)
+    monkeypatch.setattr(workspace_module, "NOTED_SECONDS", 0.0)
     monkeypatch.setattr("validation.diversity.texts.BLOCK_BYTES", 20_000)
     whole = search_in(tmp_path / "whole", texts)
     told = []
@@ -160,6 +161,19 @@ def test_nothing_is_left_of_a_discarded_folder(texts, tmp_path):
     search_in(tmp_path / "work", texts)
     Workspace(tmp_path / "work", NEAR.facts()).discard()
     assert not (tmp_path / "work").exists()
+
+
+def test_elements_here_and_there_are_those_of_the_array(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace_module, "FAULT_BYTES", 1 << 20)
+    released = []
+    monkeypatch.setattr(Workspace, "release", lambda self: released.append(1))
+    workspace = Workspace(tmp_path, {})
+    array = workspace.create("pairs", np.int64, (5000, 2))
+    array[:] = np.arange(10_000).reshape(5000, 2)
+    rows = np.random.default_rng(0).integers(0, 5000, (2, 1500))
+    assert (workspace.take(array, rows, 500 << 20) == array[rows]).all()
+    assert len(released) == 6, "3000 elements, 500 of them at a time"
+    assert workspace.take(array, rows[:, :0], 1).shape == (2, 0, 2)
 
 
 @pytest.mark.parametrize(("field", "value"), [("threshold", 0.0), ("memory_bytes", 1000), ("workers", 0)])

@@ -43,6 +43,15 @@ def test_tiles_change_nothing(rows, seed):
         np.testing.assert_array_equal(left, right)
 
 
+def test_a_tile_ends_behind_a_separator_of_several_bytes(monkeypatch):
+    rows = ["一二三、四五六七八。九十百千"]
+    whole = word_hashes(*text_buffers(rows))[0].tolist()
+    monkeypatch.setattr(module, "TILE", 24)
+    module._powers.cache_clear()
+    assert word_hashes(*text_buffers(rows))[0].tolist() == whole
+    module._powers.cache_clear()
+
+
 @given(rows=TEXTS)
 def test_hashes_of_rows_are_equal_exactly_where_rows_are(rows):
     hashes = span_hashes(*text_buffers(rows)).tolist()
