@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(Options, prog="python -m validation.cascade", args=given, config=(tyro.conf.FlagCreatePairsOff,))
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     problem = _check(options)
     if problem is not None:
         errors.print(f"error: {problem}")
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     from validation.signatures import SignatureError
 
     try:
-        return _run(options, Console())
+        return _run(options, Console(emoji=False))
     except KeyboardInterrupt:
         again = [a for a in given if a != "--resume"]
         errors.print(f"\nInterrupted. Go on with: python -m validation.cascade {shlex.join([*again, '--resume'])}")

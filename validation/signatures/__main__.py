@@ -286,9 +286,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(
         Command, prog="python -m validation.signatures", args=given, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     try:
-        _run(command, Console(soft_wrap=True, highlight=False, markup=False))
+        _run(command, Console(soft_wrap=True, highlight=False, markup=False, emoji=False))
     except KeyboardInterrupt:
         errors.print("\nInterrupted. The library is as it was.")
         return INTERRUPTED
