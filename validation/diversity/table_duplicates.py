@@ -32,6 +32,7 @@ from validation.diversity.texts import Texts, blocks_of, hash_texts, normalise, 
 from validation.diversity.workspace import Workspace, touchable
 
 ROOTED_ROWS = READ_ROWS >> 4  # rows whose components, anywhere in their file, are looked at together
+PIECE_BYTES = 2 << 20  # of text that is normalised at a time
 PAIRS = 1 << 14  # that are looked at together
 RELEASED_BLOCKS = 8
 
@@ -172,7 +173,8 @@ def _read_into(
     """Writes what is kept of every row; returns the number of rows and of those that are empty."""
     rows = empty = size = 0
     files["offsets"].write(np.zeros(1, np.int64).tobytes())
-    for read in _in_order(partial(_hashed, near=search.near), chunks, search.workers):
+    given = _pieces(chunks) if search.near else chunks
+    for read in _in_order(partial(_hashed, near=search.near), given, search.workers):
         count = read.row.size
         rows, empty = rows + count, empty + int(read.empty.sum())
         files["file"].write(np.full(count, read.file, np.int32).tobytes())
@@ -186,6 +188,16 @@ def _read_into(
             size += read.texts.data.size
         progress("reading", rows, None)
     return rows, empty
+
+
+def _pieces(
+    chunks: Iterable[tuple[int, np.ndarray, pa.RecordBatch]],
+) -> Iterator[tuple[int, np.ndarray, pa.RecordBatch]]:
+    """The same rows in smaller chunks: what is made of a text while it is normalised is many times as large."""
+    for file, row, batch in chunks:
+        step = max(1, batch.num_rows * PIECE_BYTES // max(1, batch.nbytes))
+        for begin in range(0, batch.num_rows, step):
+            yield file, row[begin : begin + step], batch.slice(begin, step)
 
 
 def _in_order(work: Callable[[Given], Result], chunks: Iterable[Given], workers: int) -> Iterator[Result]:

@@ -44,7 +44,7 @@ class Leaf:
 def leaves(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
     """Names and types of the leaves of all columns, in order; no two names are the same, or one that a profile adds."""
     found = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
-    taken = set(ADDED)
+    taken: set[str] = {*ADDED}
     for place, (name, of_type) in enumerate(found):
         others = (f"{name} ({number})" for number in itertools.count(2))
         free = next(one for one in itertools.chain([name], others) if one not in taken)

@@ -20,6 +20,7 @@ from validation.report.svg import PALETTE, figure, style, to_svg
 
 BARS = 40
 TOP = 8
+LARGEST = 1e300
 _MOST_LANES = 12
 _MOST_CELLS = 24
 _CARD = 3.7  # inches of a card's width
@@ -29,11 +30,10 @@ _BLUE, _ORANGE = PALETTE["tier-2"], PALETTE["control"]
 def column_plot(profile: Profile, column: Column, reference: Profile | None = None) -> str | None:
     """A histogram of numbers, dates and lengths; bars of the most frequent values of everything else."""
     spread = distribution(profile, column)
-    if spread.values.size > 1:
-        other = _same_column(column, reference)
-        return _histogram(
-            column, spread, None if other is None or reference is None else distribution(reference, other)
-        )
+    if spread.values.size > 1 and _drawable(spread):
+        same = _same_column(column, reference)
+        other = None if same is None or reference is None else distribution(reference, same)
+        return _histogram(column, spread, None if other is None or not _drawable(other) else other)
     values = top_values(profile, column, TOP)
     if not values or values[0].count == 1:
         return None
@@ -56,6 +56,12 @@ def column_plot(profile: Profile, column: Column, reference: Profile | None = No
         axes.set_xlabel("rows")
         words = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
         return to_svg(drawing, f"Most frequent values: {words}.")
+
+
+def _drawable(spread: Distribution) -> bool:
+    """Whether an axis can hold the numbers and tell them apart."""
+    most = np.abs(spread.values).max(initial=0.0)
+    return bool(most < LARGEST and np.ptp(spread.values) > 1e-12 * most) if spread.values.size else False
 
 
 def _same_column(column: Column, reference: Profile | None) -> Column | None:

@@ -6,6 +6,7 @@ A chunk is rendered with Arrow's own functions where they give what `Schema.rend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,7 +55,12 @@ def render(schema: Schema, data: pa.RecordBatch) -> pa.LargeStringArray:
         texts = _instruction(columns) if is_text(columns[-1].type) else _conversations(schema, columns[-1])
     if texts is None:
         texts = pa.array([_one(schema, row) for row in data.select(list(schema.fields)).to_pylist()], TYPE)
-    return pc.if_else(pc.equal(_call("utf8_trim", [texts], pc.TrimOptions(_SPACE)), ""), pa.scalar("", TYPE), texts)
+    return _call(
+        "if_else",
+        _call("equal", _call("utf8_trim", texts, options=pc.TrimOptions(_SPACE)), ""),
+        pa.scalar("", TYPE),
+        texts,
+    )
 
 
 def _one(schema: Schema, row: dict[str, object]) -> str | None:
@@ -75,10 +81,10 @@ def _instruction(columns: Sequence[pa.Array]) -> pa.Array | None:
     if not all(is_text(column.type) for column in columns):
         return None
     parts = [column.cast(TYPE) for column in columns]
-    parts = [pc.if_else(pc.equal(part, ""), pa.scalar(None, TYPE), part) for part in parts]
+    parts = [_call("if_else", _call("equal", part, ""), pa.scalar(None, TYPE), part) for part in parts]
     # Where there is no part at all, Arrow would leave out the row.
-    parts[-1] = pc.if_else(pc.is_valid(pc.coalesce(*parts)), parts[-1], pa.scalar("", TYPE))
-    return _call("binary_join_element_wise", [*parts, pa.scalar(_BETWEEN, TYPE)], pc.JoinOptions("skip"))
+    parts[-1] = _call("if_else", _call("is_valid", _call("coalesce", *parts)), parts[-1], pa.scalar("", TYPE))
+    return _call("binary_join_element_wise", *parts, pa.scalar(_BETWEEN, TYPE), options=pc.JoinOptions("skip"))
 
 
 def _conversations(schema: Schema, column: pa.Array) -> pa.Array | None:
@@ -88,27 +94,28 @@ def _conversations(schema: Schema, column: pa.Array) -> pa.Array | None:
     first, last = (column.offsets[place].as_py() for place in (0, -1))
     messages = column.values.slice(first, last - first)
     role, content = (_first_of(messages, names) for names in (("role", "from"), ("content", "value")))
-    if messages.null_count or content is None:
+    if messages.null_count or role is None or content is None or not {"content", "value"} & _fields(messages):
         return None
-    texts = content
-    if role is not None:
-        prefixed = _call("binary_join_element_wise", [role, content, pa.scalar(": ", TYPE)], pc.JoinOptions())
-        texts = pc.if_else(pc.equal(role, ""), content, prefixed)
-    if pc.any(pc.equal(texts, "")).as_py():  # before the first words, a turn without any takes no line
+    prefixed = _call("binary_join_element_wise", role, content, pa.scalar(": ", TYPE), options=pc.JoinOptions())
+    texts = _call("if_else", _call("equal", role, ""), content, prefixed)
+    if _call("any", _call("equal", texts, "")).as_py():  # before the first words, a turn without any takes no line
         return None
-    offsets = pc.subtract(column.offsets.cast(pa.int64()), first)
-    joined = pc.binary_join(pa.LargeListArray.from_arrays(offsets, texts), pa.scalar(_BETWEEN, TYPE))
-    return pc.if_else(column.is_null(), pa.scalar("", TYPE), joined)
+    offsets = _call("subtract", column.offsets.cast(pa.int64()), first)
+    joined = _call("binary_join", pa.LargeListArray.from_arrays(offsets, texts), pa.scalar(_BETWEEN, TYPE))
+    return _call("if_else", column.is_null(), pa.scalar("", TYPE), joined)
 
 
 def _first_of(messages: pa.StructArray, names: Sequence[str]) -> pa.Array | None:
-    """The first of some fields that is not null, else the empty text; None without any, or where one is no text."""
-    known = [name for name in names if messages.type.get_field_index(name) >= 0]
-    fields = [messages.field(name) for name in known]
-    if not fields or not all(is_text(field.type) or pa.types.is_null(field.type) for field in fields):
+    """The first of some fields that is not null, else the empty text; None where one is no text."""
+    fields = [messages.field(name) for name in names if name in _fields(messages)]
+    if not all(is_text(field.type) or pa.types.is_null(field.type) for field in fields):
         return None
-    return pc.coalesce(*(field.cast(TYPE) for field in fields), pa.scalar("", TYPE))
+    return _call("coalesce", *(field.cast(TYPE) for field in fields), pa.array([""] * len(messages), TYPE))
 
 
-def _call(name: str, arguments: list[object], options: pc.FunctionOptions) -> pa.Array:
-    return pc.call_function(name, arguments, options)
+def _fields(messages: pa.StructArray) -> set[str]:
+    return {field.name for field in messages.type}
+
+
+def _call(name: str, *arguments: object, options: pc.FunctionOptions | None = None) -> Any:
+    return pc.call_function(name, list(arguments), options)

@@ -130,7 +130,9 @@ class Profile:
             raise ValueError(f"profiles of different columns cannot be merged: {_difference(mine, theirs)}")
         if self.schema != other.schema:
             ours, others = (", ".join(one.schema.fields) if one.schema else "none" for one in (self, other))
-            raise ValueError(f"profiles cannot be merged: text rendered from {ours} in the first, {others} in the second")
+            raise ValueError(
+                f"profiles cannot be merged: text rendered from {ours} in the first, {others} in the second"
+            )
         one = Profile.of_state(*self.state())
         for place, (left, right) in enumerate(zip(one.columns, other.columns, strict=True)):
             one.columns[place] = _comparable(left, right)

@@ -18,7 +18,7 @@ from validation.profile.state import Profile
 
 SCHEMA = "validation.profile"
 VERSION = 1
-_WORDS, _ARRAYS, _SAMPLE = "profile.json", "arrays.npz", "sample.arrow"
+_WORDS, _ARRAYS, _SAMPLE, _PAGE = "profile.json", "arrays.npz", "sample.arrow", "profile.html"
 
 
 def save(profile: Profile, folder: str | os.PathLike[str], figures: dict[str, Any], page: str | None = None) -> None:
@@ -42,6 +42,10 @@ def save(profile: Profile, folder: str | os.PathLike[str], figures: dict[str, An
     try:
         _write(profile, unfinished, figures, page)
         _replace(unfinished, target)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from None  # such as a full disk
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -52,10 +56,21 @@ def writable(target: Path) -> None:
     Raises:
       DatasetError: the folder holds something that is not a profile.
     """
-    if target.is_dir() and any(target.iterdir()) and not (target / _WORDS).is_file():
+    if target.is_dir() and any(target.iterdir()) and not _is_profile(target):
         raise DatasetError(f"{target}: not empty, and no profile; expected a new folder or an earlier profile")
     if target.exists() and not target.is_dir():
         raise DatasetError(f"{target}: a file; expected a folder")
+
+
+def _is_profile(folder: Path) -> bool:
+    """Whether a folder holds nothing but a profile, complete or damaged, which can be made again."""
+    if (
+        not {path.name for path in folder.iterdir()} <= {_WORDS, _ARRAYS, _SAMPLE, _PAGE}
+        or not (folder / _WORDS).is_file()
+    ):
+        return False
+    with (folder / _WORDS).open("rb") as file:
+        return SCHEMA.encode() in file.read(100)
 
 
 def _write(profile: Profile, folder: Path, figures: dict[str, Any], page: str | None) -> None:
@@ -65,7 +80,7 @@ def _write(profile: Profile, folder: Path, figures: dict[str, Any], page: str | 
     with pa.OSFile(str(folder / _SAMPLE), "wb") as sink, pa.ipc.new_file(sink, sample.schema) as writer:
         writer.write_table(sample)
     if page is not None:
-        (folder / "profile.html").write_text(page, encoding="utf-8")
+        (folder / _PAGE).write_text(page, encoding="utf-8")
     document = {"schema": SCHEMA, "schema_version": VERSION, **figures, "state": words}
     text = json.dumps(plain(document), indent=1, ensure_ascii=True, allow_nan=False)
     (folder / _WORDS).write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from validation.diversity import find_duplicates
+from validation.diversity import find_duplicates, table_duplicates
 from validation.diversity import workspace as workspace_module
 from validation.diversity.duplicate_rows import components as found_rows
 from validation.diversity.table_duplicates import DuplicateSearch, find_table_duplicates
@@ -50,8 +50,9 @@ def search_in(folder, texts, search=NEAR, chunk=100, facts=None):
     return found, rows
 
 
-@pytest.mark.parametrize("chunk", [50, 300])
-def test_they_are_those_found_in_memory(texts, tmp_path, chunk):
+@pytest.mark.parametrize(("chunk", "piece"), [(50, 1 << 20), (300, 5_000), (300, 1)])
+def test_they_are_those_found_in_memory(texts, tmp_path, monkeypatch, chunk, piece):
+    monkeypatch.setattr(table_duplicates, "PIECE_BYTES", piece)
     found, rows = search_in(tmp_path / "work", texts, chunk=chunk)
     expected = find_duplicates(texts)
     members = {row["row"] - 1: row for row in rows}

@@ -163,7 +163,9 @@ def test_a_sample_is_the_rows_of_the_smallest_hashes(lengths, cuts, chunk):
         for file, (name, length) in enumerate(files)
         for row, hash_ in enumerate(row_priorities(7, name, np.arange(1, length + 1)))
     )[:50]
-    assert list(zip(found["(file)"].to_pylist(), found["(row)"].to_pylist(), strict=True)) == [e[1:] for e in everything]
+    assert list(zip(found["(file)"].to_pylist(), found["(row)"].to_pylist(), strict=True)) == [
+        e[1:] for e in everything
+    ]
     assert found["text"].to_pylist() == [f"f{file}{row}" for _, file, row in everything]
     assert found["n"].to_pylist() == found["(row)"].to_pylist()
 

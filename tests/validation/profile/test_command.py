@@ -28,6 +28,7 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_merged_and_compared(data, capsys):
     assert main(["a.parquet", "--out", "pa"]) == 0
     assert "2,000 rows of 3 columns" in capsys.readouterr().out
@@ -90,6 +91,7 @@ def test_columns_of_any_name_and_content_are_profiled_and_compared(data, capsys,
             "a.b": pa.array([[1] * (i % 3) for i in range(2_000)]),
             "a": pa.array([{"b": [2] * (i % 2)} for i in range(2_000)]),
             "nothing": pa.nulls(2_000),
+            "near": pa.array(2**63 - 1 - np.arange(2_000)),
             "ends": rng.choice([-1.7e308, 1.7e308, np.inf, np.nan], 2_000),
         }
     )
@@ -113,6 +115,17 @@ def test_one_changed_text_among_columns_that_are_the_same_is_found(data):
     assert main(["p.parquet", "--out", "p", "--against", "q.parquet"]) == 0
     written = json.loads((data / "p" / "profile.json").read_text())["comparison"]["columns"]
     assert [one["status"] for one in written] == ["same"] * 5 + ["changed"]
+
+
+@pytest.mark.parametrize("own", [("profile.json", '{"mine": 1}'), ("notes.txt", "mine")])
+def test_a_folder_with_files_of_someone_else_is_left_alone(data, capsys, own):
+    assert main(["a.parquet", "--out", "pa"]) == 0
+    (data / "pa" / own[0]).write_text(own[1])
+    before = sorted(path.name for path in (data / "pa").iterdir())
+    assert main(["b.parquet", "--out", "pa"]) == 2
+    assert "not empty, and no profile" in capsys.readouterr().err
+    assert sorted(path.name for path in (data / "pa").iterdir()) == before
+    assert (data / "pa" / own[0]).read_text() == own[1]
 
 
 def test_a_typo_is_told(data):

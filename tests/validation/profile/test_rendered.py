@@ -27,6 +27,14 @@ TABLES = {
     "instruction by dictionary": ({"question": pa.dictionary(pa.int8(), pa.string()), "answer": pa.string()}, MAYBE),
     "chat": ({"id": pa.string(), "conversations": pa.list_(TURN)}, st.none() | TURNS),
     "chat, large": ({"messages": pa.large_list(TURN)}, st.none() | TURNS),
+    "chat of turns whose role is a number": (
+        {"messages": pa.list_(pa.struct([("role", pa.int64()), ("content", pa.string())]))},
+        st.lists(st.fixed_dictionaries({"role": st.none() | st.just(3), "content": TEXT}), max_size=2),
+    ),
+    "chat of turns without content": (
+        {"messages": pa.list_(pa.struct([("role", pa.string())]))},
+        st.lists(st.fixed_dictionaries({"role": TEXT}), max_size=2),
+    ),
     "chat of full turns": (
         {"messages": pa.list_(TURN)},
         st.lists(st.fixed_dictionaries({"role": st.just("user"), "value": TEXT}), max_size=4),
