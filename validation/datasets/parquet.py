@@ -46,7 +46,8 @@ class Parquet:
         row = request.span.row if request.span else 1
         with _opened(source) as file:
             spans = [request.span] if request.span else _spans(file.metadata)
-            columns = [name for name in request.columns if name in file.schema_arrow.names]
+            there = set(file.schema_arrow.names)
+            columns = [name for name in request.columns if name in there]
             for span in spans:
                 for batch in _batches(source, file, span, columns, request.rows):
                     if batch.num_rows:

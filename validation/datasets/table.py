@@ -141,9 +141,10 @@ class Table:
         """
         if chunk_rows < 1:
             raise ValueError(f"chunk_rows: {chunk_rows}; expected at least 1")
-        names = tuple(self.schema.names if columns is None else columns)
-        if unknown := [name for name in names if name not in self.schema.names]:
-            raise ValueError(f"columns: no column {unknown[0]!r}; columns: {', '.join(self.schema.names)}")
+        known = [name for name, _ in self.metadata.columns]
+        there, names = set(known), tuple(known if columns is None else columns)
+        if unknown := [name for name in names if name not in there]:
+            raise ValueError(f"columns: no column {unknown[0]!r}; columns: {', '.join(known)}")
         self.skipped.clear()
         return self._chunks(chunk_rows, self._parts if parts is None else tuple(parts), names, after)
 
