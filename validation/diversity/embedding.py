@@ -248,7 +248,7 @@ def _fit_text(name: str, values: pa.Array, seed: int) -> TextColumn:
 def _fit_number(name: str, values: pa.Array) -> NumberColumn | str:
     numbers, missing = as_numbers(values)
     present = numbers if missing is None else numbers[~missing]
-    present = present[np.isfinite(present)]
+    present = np.clip(present[np.isfinite(present)], -FARTHEST, FARTHEST)  # their differences are then finite too
     if not len(present):
         return "no finite values"
     if present.min() == present.max() and missing is None:

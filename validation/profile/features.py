@@ -21,6 +21,7 @@ from validation.profile.column import Column
 from validation.profile.dependence import pairs
 from validation.profile.drift import changes
 from validation.profile.figures import NAN, date_figures, distribution, number_figures, value_figures
+from validation.profile.geometry import spread
 from validation.profile.state import Profile
 
 TEXT_WORDS = 20_000
@@ -57,6 +58,8 @@ NAMES = (
     "drift_missing",
     "drift_length",
     "drift_words",
+    "row_effective_rank_share",
+    "row_vendi_share",
     "date_sorted_share",
     "date_gap_share",
     "date_usual_step_share",
@@ -84,6 +87,7 @@ def features(profile: Profile) -> dict[str, float]:
     found |= _tables(profile)
     found |= _numbers(profile)
     found |= _dependence(profile)
+    found |= _rows(profile)
     found |= _dates(profile)
     found |= _texts(profile)
     assert tuple(found) == NAMES
@@ -159,6 +163,14 @@ def _dependence(profile: Profile) -> dict[str, float]:
         "dependence_max": max((pair.strength for pair in found), default=0.0) if possible else NAN,
         "dependent_pair_share": len(found) / possible if possible else NAN,
         **strongest,
+    }
+
+
+def _rows(profile: Profile) -> dict[str, float]:
+    found = spread(profile)
+    return {
+        "row_effective_rank_share": found.effective_rank / found.width if found.width else NAN,
+        "row_vendi_share": found.vendi_score / (found.width + 1),
     }
 
 

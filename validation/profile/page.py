@@ -16,6 +16,7 @@ from validation.profile.dependence import pairs
 from validation.profile.drift import Change, changes
 from validation.profile.features import features
 from validation.profile.figures import column_figures, iso_time, table_figures
+from validation.profile.geometry import SHOWN_GROUPS, Geometry, geometry
 from validation.profile.state import Profile
 from validation.report import wording
 
@@ -39,13 +40,16 @@ class Figures(NamedTuple):
     columns: list[dict[str, Any]]
     changes: list[Change]
     pairs: list[Any]
+    geometry: Geometry | None
     features: dict[str, float]
 
 
 def all_figures(profile: Profile) -> Figures:
     """Derives all figures once."""
     columns = [column_figures(profile, column) for column in profile.columns]
-    return Figures(table_figures(profile), columns, changes(profile), pairs(profile), features(profile))
+    return Figures(
+        table_figures(profile), columns, changes(profile), pairs(profile), geometry(profile), features(profile)
+    )
 
 
 def as_document(profile: Profile, figures: Figures, comparison: Comparison | None = None) -> dict[str, Any]:
@@ -56,8 +60,17 @@ def as_document(profile: Profile, figures: Figures, comparison: Comparison | Non
         "columns": figures.columns,
         "changes": [change._asdict() for change in figures.changes],
         "dependence": [pair._asdict() for pair in figures.pairs],
+        "geometry": None if figures.geometry is None else _as_dict(figures.geometry),
         "features": figures.features,
         "comparison": None if comparison is None else comparison.as_dict(),
+    }
+
+
+def _as_dict(geometry: Geometry) -> dict[str, Any]:
+    return geometry._asdict() | {
+        "spread": geometry.spread._asdict(),
+        "groups": [group._asdict() for group in geometry.groups],
+        "left_out": dict(geometry.left_out),
     }
 
 
@@ -92,6 +105,9 @@ def render(
         pairs=figures.pairs[:MOST_LINES],
         pairs_plot=_svg(plots.dependence_plot(figures.pairs)),
         texts=[(f, _svg(plots.zipf_plot(c))) for c, f in texts],
+        geometry=figures.geometry,
+        inf=math.inf,
+        groups=() if figures.geometry is None else figures.geometry.groups[:SHOWN_GROUPS],
         comparison=comparison,
         comparison_plot=None if comparison is None else _svg(plots.comparison_plot(comparison)),
         features=figures.features,

@@ -59,8 +59,20 @@ def print_summary(profile: Profile, figures: Figures, comparison: Comparison | N
     )
     strong = [f"{p.left}, {p.right}: {p.measure} {p.strength:.2f}" for p in figures.pairs[:SHOWN_LINES]]
     _lines(console, "Columns that depend on each other", strong, len(figures.pairs))
+    console.print(Text(_groups(figures), style="bold"))
     if comparison is not None:
         _comparison(comparison, console)
+
+
+def _groups(figures: Figures) -> str:
+    found = figures.geometry
+    if found is None:
+        return "Groups of rows: no column tells rows apart"
+    rank, vendi = wording.number(found.spread.effective_rank), wording.number(found.spread.vendi_score)
+    return (
+        f"Groups of rows: {len(found.groups)}; outliers {percent(found.outlier_share)}; "
+        f"effective rank {rank} of {found.spread.width}; Vendi score {vendi}"
+    )
 
 
 def _columns(figures: Figures) -> Table:
