@@ -36,7 +36,14 @@ T = TypeVar("T")
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be read: one line that names the file, the place and what was expected."""
+    """A dataset that cannot be read: one line that names the file, the place and what was expected.
+
+    Names of columns and files are in it as they are, but for line ends and other control characters, which are shown as Python
+    escapes: a dataset must not write lines of its own into a log.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in message))
 
 
 def one_line(text: object) -> str:

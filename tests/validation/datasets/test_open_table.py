@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.validation.datasets.table_files import LINES, NAMES, TABLE, WRITERS, rows_of, write
-from validation.datasets import DatasetError, open_table
+from validation.datasets import DatasetError, open_dataset, open_table
 from validation.datasets.chunks import resized
 
 SUFFIXES = [*WRITERS, *(f"{kind}.{compression}" for kind in ("csv", "json", "jsonl") for compression in ("gz", "zst"))]
@@ -296,3 +296,12 @@ def test_keys_in_a_uri_that_cannot_be_opened_are_not_shown(uri):
     with pytest.raises(DatasetError, match="not a place that can be opened") as found:
         open_table(uri)
     assert "hidden" not in str(found.value)
+
+
+def test_a_column_cannot_write_lines_into_an_error(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text('a,"b\nERROR: all is lost\x1b[31m"\n1,2\n')
+    with pytest.raises(DatasetError) as found:
+        open_dataset(path, text_column="c")
+    assert str(found.value).isprintable()
+    assert "b\\nERROR" in str(found.value)
