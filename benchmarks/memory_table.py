@@ -11,6 +11,7 @@ Where a figure was measured more than once the last line counts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,11 @@ def _ordered(figures: Figures, names: Iterable[str]) -> list[Model]:
     return [model for name in names for model in sorted(figures) if model.name == name]
 
 
+def _by_number(level: str) -> list[tuple[int, str]]:
+    """Sorts the numbers in a level's name as numbers: "length-64.depth-10" before "length-128.depth-10"."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", level)]
+
+
 def _cell(figures: Figures, model: Model, level: str) -> str:
     seeds = figures.get(model, {}).get(level, {})
     values = [line["value"] for line in seeds.values()]
@@ -151,7 +157,7 @@ def task_table(task: str, figures: Figures, names: Sequence[str]) -> list[str]:
     models = _ordered(figures, names)
     if not models:
         return []
-    levels = list(dict.fromkeys(level for model in models for level in figures[model]))
+    levels = sorted({level for model in models for level in figures[model]}, key=_by_number)
     unit = "bits per byte" if is_text(figures) else "answers right, %"
     rows = [
         [
@@ -248,7 +254,7 @@ def draw(tasks: dict[str, Figures], path: Path) -> None:
         for axes, (task, figures) in zip(panels, shown.items(), strict=False):
             for model in _ordered(figures, LINES):
                 if model.preset in ("one-size", "chunk-16", "chunk-1"):
-                    levels = figures[model]
+                    levels = dict(sorted(figures[model].items(), key=lambda one: _by_number(one[0])))
                     means = [100 * np.mean([line["value"] for line in seeds.values()]) for seeds in levels.values()]
                     colour, dashes = LINES[model.name]
                     axes.plot(list(levels), means, dashes, color=colour, marker="o", ms=3, label=model.name)
