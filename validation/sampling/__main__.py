@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, prog="python -m validation.sampling", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, _terminated)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     try:
         return _run(options, Console(soft_wrap=True, highlight=False, markup=False, emoji=False), errors)
@@ -132,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (DatasetError, ValueError, OSError, pa.ArrowException) as error:
         errors.print(f"error: {error}")
         return BAD_INPUT
+    finally:
+        signal.signal(signal.SIGTERM, before)  # whoever called us from Python has a handler of their own
 
 
 if __name__ == "__main__":
