@@ -342,7 +342,9 @@ def test_wrong_requests_are_named(folder, tmp_path, change, message):
 
 def test_the_command_writes_a_sample_and_what_it_is(folder, tmp_path, capsys):
     out = tmp_path / "out.parquet"
+    before = signal.getsignal(signal.SIGTERM)
     assert main([str(folder), "--rows", "500", "--out", str(out)]) == PASS
+    assert signal.getsignal(signal.SIGTERM) is before
     shown = capsys.readouterr()
     assert "500 of 12,000 rows" in shown.out
     assert "12,000 of 12,000 rows" in shown.err
