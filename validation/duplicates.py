@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(
         Options, prog="python -m validation.duplicates", args=given, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     problem = _check(options)
     if problem is not None:
         errors.print(f"error: {problem}")
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     repeats = found.copies + found.near
     bad = f", {skipped:,} bad rows left out" if skipped else ""
-    Console(soft_wrap=True, highlight=False, markup=False).print(
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(
         f"{found.rows:,} rows, {found.empty:,} without content{bad}: {found.copies:,} exact copies"
         + (f", {found.near:,} near duplicates" if options.near else "")
         + f" in {found.components:,} groups ({repeats / max(1, found.rows):.2%} of rows could go). Rows: {options.out}"

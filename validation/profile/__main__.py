@@ -83,7 +83,7 @@ def _run(options: Options, console: Console, errors: Console) -> int:
     page = render(found, figures, comparison, reference)
     save(found, folder, as_document(found, figures, comparison), page)
     print_summary(found, figures, comparison, console)
-    console.print(f"Profile: {folder / 'profile.html'}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Profile: {folder / 'profile.html'}", soft_wrap=True, highlight=False, markup=False, emoji=False)
     return DRIFTED if options.fail_on_drift and comparison is not None and comparison.drifted else PASS
 
 
@@ -100,13 +100,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(Options, prog="python -m validation.profile", args=given, config=(tyro.conf.FlagCreatePairsOff,))
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     problem = _check(options)
     if problem is not None:
         errors.print(f"error: {problem}")
         return BAD_INPUT
     try:
-        return _run(options, Console(), errors)
+        return _run(options, Console(emoji=False), errors)
     except KeyboardInterrupt:
         errors.print("\nInterrupted; nothing was written.")
         return INTERRUPTED
