@@ -18,7 +18,7 @@ from validation.profile.rendered import rendered_schema
 from validation.profile.sample import ROWS
 from validation.profile.state import Profile, empty_profile
 
-CHUNK_ROWS = 32_768
+CHUNK_ROWS = 16_384
 PEEK_ROWS = 2_000
 GROUPS = 16
 """Runs of parts that are profiled on their own; few, since each is sent home and merged."""
