@@ -41,9 +41,11 @@ def number(value: int | float | None) -> str:
     """A number with digits enough to compare it, or "not measured" for None and NaN."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
+    size = abs(value)
+    if size >= 2.0**64:  # no count and no 64-bit integer, but a float of up to 309 digits
+        return f"{value:.3e}"
     if value == int(value):
         return f"{int(value):,}"
-    size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"
     if size >= 100:
