@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow as pa
 from validation.datasets.base import SAMPLE_ROWS, BadRows, Columns, Inspection, Piece, Record, Request
 from validation.datasets.fields import field_array, infer_field_type
 from validation.datasets.lines import MAX_ROW_BYTES, Lines
-from validation.datasets.records import Row, estimate, kind_of, pieces_of
+from validation.datasets.plain_blocks import BLOCK_BYTES, split
+from validation.datasets.records import Row, estimate, kind_of, piece_of, pieces_of
 from validation.datasets.sources import Source
 from validation.datasets.storage import DatasetError
 
@@ -64,20 +66,38 @@ class Delimited:
             yield number, dict(zip(header, row, strict=True))
 
     def pieces(self, source: Source, bad: BadRows, request: Request) -> Iterator[Piece]:
-        """The same rows as typed columns."""
-        rows = self._rows(source, Lines(source))
+        """The same rows as typed columns: those of plain blocks by Arrow, others one by one."""
+        lines, counted = Lines(source), _Counted()
+        quoted = self._quoting(source) != csv.QUOTE_NONE
+        rows = self._rows(source, lines)
         header = self._header(source, next(rows, None))
         schema = pa.schema([request.schema.field(name) for name in request.columns if name in header])
-        return pieces_of(self._good(header, rows, bad), header, schema, bad, request.rows, field_array)
+        good = self._good(header, rows, bad, counted)
+        while block := lines.block(BLOCK_BYTES):
+            columns = split(block, header, schema.names, self.delimiter, quoted)
+            if columns is None:
+                lines.give_back(block)
+                yield from pieces_of(_in_block(good, lines), header, schema, bad, request.rows, field_array)
+                continue
+            numbers = range(counted.rows + 1, counted.rows + 1 + len(columns[0]))
+            counted.rows += len(numbers)
+            for start in range(0, len(numbers), request.rows):
+                stop = start + request.rows
+                part = [column[start:stop] for column in columns]
+                yield piece_of(numbers[start:stop], part, schema, bad, field_array)
 
-    def _good(self, header: list[str], rows: Iterable[list[str] | csv.Error], bad: BadRows) -> Iterator[Row]:
-        for number, row in enumerate(rows, start=1):
+    def _good(
+        self, header: list[str], rows: Iterable[list[str] | csv.Error], bad: BadRows, counted: _Counted | None = None
+    ) -> Iterator[Row]:
+        counted = counted or _Counted()
+        for row in rows:
+            counted.rows += 1
             if isinstance(row, csv.Error):
-                bad.report(number, f"broken quoting: {row}")
+                bad.report(counted.rows, f"broken quoting: {row}")
             elif len(row) != len(header):
-                bad.report(number, f"{len(row)} fields; the header has {len(header)}")
+                bad.report(counted.rows, f"{len(row)} fields; the header has {len(header)}")
             else:
-                yield number, row, sum(map(len, row))
+                yield counted.rows, row, sum(map(len, row))
 
     def _header(self, source: Source, header: list[str] | csv.Error | None) -> list[str]:
         if header is None:
@@ -120,6 +140,21 @@ class Delimited:
         except csv.Error:
             return csv.QUOTE_NONE
         return csv.QUOTE_MINIMAL if len(widths) == 1 else csv.QUOTE_NONE
+
+
+@dataclass
+class _Counted:
+    """Rows of a file that were read, whoever split them."""
+
+    rows: int = 0
+
+
+def _in_block(rows: Iterator[Row], lines: Lines) -> Iterator[Row]:
+    """Rows up to the end of the block that was given back, or of a row that goes on beyond it."""
+    for row in rows:
+        yield row
+        if not lines.in_block:
+            return
 
 
 def _is_number(text: str) -> bool:

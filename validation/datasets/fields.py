@@ -56,10 +56,10 @@ def infer_field_type(values: Sequence[str]) -> pa.DataType:
     return pa.string()
 
 
-def field_array(values: Sequence[str], kind: pa.DataType) -> Converted:
-    """A column of fields (see `values.Converter`)."""
+def field_array(values: Sequence[str] | pa.Array, kind: pa.DataType) -> Converted:
+    """A column of fields (see `values.Converter`), given as strings or as Arrow's."""
     try:
-        texts = pa.array(values, pa.string())
+        texts = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
     except UnicodeEncodeError:  # cannot come from a decoded file, but from a caller
         raise ValueError("fields: half of a surrogate pair; expected text") from None
     if pa.types.is_string(kind):

@@ -1,9 +1,9 @@
-"""Lines of a file, decoded one at a time, with the byte of whatever is not text."""
+"""Lines of a file, decoded one at a time or left as blocks of bytes, with the byte of whatever is not text."""
 
 from __future__ import annotations
 
 import codecs
-import functools
+import io
 from collections.abc import Iterator
 
 from validation.datasets.sources import Source
@@ -26,6 +26,9 @@ class Lines:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._stream = io.BufferedReader(io.BytesIO())
+        self._returned = io.BytesIO()
+        self._returned_end = 0
         self.number = 0
         self.offset = 0
 
@@ -35,8 +38,8 @@ class Lines:
         Raises:
           DatasetError: a line is not UTF-8, or longer than MAX_ROW_BYTES.
         """
-        with self._source.stream() as stream:
-            for raw in iter(functools.partial(stream.readline, MAX_ROW_BYTES + 1), b""):
+        with self._source.stream() as self._stream:
+            for raw in iter(self._line, b""):
                 self.number += 1
                 if len(raw) > MAX_ROW_BYTES:
                     raise self._too_long()
@@ -46,6 +49,29 @@ class Lines:
                     raise not_utf8(self._source, raw, self.offset, error) from None
                 self.offset += len(raw)
                 yield line.removeprefix("\ufeff") if self.number == 1 else line
+
+    def block(self, size: int) -> bytes:
+        """The next lines as they are, about `size` bytes, between two steps of an iteration; empty at the end."""
+        block = b"" if self._stream.closed else self._stream.read(size)
+        if block and not block.endswith(b"\n"):
+            block += self._stream.readline(MAX_ROW_BYTES + 1)
+        self.number += block.count(b"\n")
+        self.offset += len(block)
+        return block
+
+    def give_back(self, block: bytes) -> None:
+        """The iteration goes on with this block, the last that was read."""
+        self.number -= block.count(b"\n")
+        self.offset -= len(block)
+        self._returned, self._returned_end = io.BytesIO(block), self.offset + len(block)
+
+    @property
+    def in_block(self) -> bool:
+        """Whether lines of a block that was given back are left."""
+        return self.offset < self._returned_end
+
+    def _line(self) -> bytes:
+        return self._returned.readline(MAX_ROW_BYTES + 1) or self._stream.readline(MAX_ROW_BYTES + 1)
 
     def _too_long(self) -> DatasetError:
         return DatasetError(

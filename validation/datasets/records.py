@@ -90,25 +90,37 @@ def pieces_of(
         values.append(row)
         size += row_bytes
         if len(numbers) == rows or size >= PIECE_BYTES:
-            yield _piece(numbers, values, places, schema, bad, convert)
+            yield piece_of(numbers, _columns(values, places), schema, bad, convert)
             numbers, values, size = [], [], 0
     if numbers:
-        yield _piece(numbers, values, places, schema, bad, convert)
+        yield piece_of(numbers, _columns(values, places), schema, bad, convert)
 
 
-def _piece(
-    numbers: list[int],
-    values: list[Sequence[Any]],
-    places: list[int],
+def _columns(values: list[Sequence[Any]], places: list[int]) -> list[Sequence[Any]]:
+    columns = list(zip(*values, strict=True))
+    return [columns[place] for place in places]
+
+
+def piece_of(
+    numbers: Sequence[int],
+    columns: Sequence[Sequence[Any] | pa.Array],
     schema: pa.Schema,
     bad: BadRows,
     convert: Converter,
 ) -> Piece:
-    columns = list(zip(*values, strict=True))
+    """A typed piece of columns that stand in the order of the schema; rows with a value that does not fit are left out.
+
+    Args:
+      numbers: of the rows.
+      columns: values of every row.
+      schema: columns and types.
+      bad: told of rows with a value that does not fit its column.
+      convert: makes a column of values.
+    """
     wrong: dict[int, str] = {}
     arrays = []
-    for place, field in zip(places, schema, strict=True):
-        array, reasons = convert(columns[place], field.type)
+    for values, field in zip(columns, schema, strict=True):
+        array, reasons = convert(values, field.type)
         arrays.append(array)
         for row, reason in reasons.items():
             wrong.setdefault(row, f"{field.name!r} {reason}")

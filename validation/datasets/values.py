@@ -52,7 +52,7 @@ _WORDS: dict[pa.DataType, str] = {
 Converted = tuple[pa.Array, dict[int, str]]
 """A column, null where a value does not fit, and what is wrong with each such value by its place."""
 
-Converter = Callable[[Sequence[Any], pa.DataType], Converted]
+Converter = Callable[[Any, pa.DataType], Converted]
 
 
 def infer_type(values: Collection[Any]) -> pa.DataType:

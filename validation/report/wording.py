@@ -37,22 +37,19 @@ def one_line(text: str, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else line[: max(limit - 1, 0)].rstrip() + "…"
 
 
+_FORMS = ((2.0**64, ".5e"), (1000, ",.0f"), (100, ".1f"), (0.01, ".3f"), (0.001, ".4f"))
+"""How numbers are written from a size on; the first is beyond counts and 64-bit integers, where floats have up to 309 digits."""
+
+
 def number(value: int | float | None) -> str:
     """A number with digits enough to compare it, or "not measured" for None and NaN."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
     size = abs(value)
-    if size >= 2.0**64:  # no count and no 64-bit integer, but a float of up to 309 digits
-        return f"{value:.3e}"
-    if value == int(value):
+    if value == int(value) and size < _FORMS[0][0]:
         return f"{int(value):,}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if size >= 100:
-        return f"{value:.1f}"
-    if size >= 0.01:
-        return f"{value:.3f}"
-    return f"{value:.4f}" if size >= 0.001 else f"{value:.2e}"
+    form = next((form for least, form in _FORMS if size >= least), ".2e")
+    return f"{value:{form}}"
 
 
 def signed(value: int | float | None) -> str:
