@@ -25,6 +25,7 @@ from atlas_jax.training.whole_file import write_whole
 _log = logging.getLogger(__name__)
 _SUMS = "sums.json"  # the last file written: a checkpoint without it was never acknowledged
 _PARTIAL = ".orbax-checkpoint-tmp"
+_NEW = ".new"  # of a checkpoint that is whole, until those that it replaces are out of its way
 _HEALTHY = "healthy"  # beside them, so that it goes with its checkpoint
 _AMENDED = "amended.json"
 _BYTES = "bytes"
@@ -65,13 +66,11 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Completed steps of every acknowledged checkpoint, oldest first."""
-        return sorted(
-            int(sums.parent.name) for sums in self._directory.glob(f"[0-9]*/{_SUMS}") if sums.parent.name.isdigit()
-        )
+        return sorted(self._folders())
 
     def healthy_steps(self) -> list[int]:
         """Those marked healthy, oldest first."""
-        return [step for step in self.steps() if (self._directory / str(step) / _HEALTHY).exists()]
+        return [step for step, folder in sorted(self._folders().items()) if (folder / _HEALTHY).exists()]
 
     def mark_healthy(self, step: int) -> None:
         """Notes that training went on well after the checkpoint at `step`: that it is one to go back to.
@@ -108,7 +107,8 @@ class Checkpointer:
     def save(self, step: int, state: PyTree, extra: dict[str, Any]) -> None:
         """Writes a checkpoint and returns when it is complete.
 
-        Checkpoints at `step` or later belong to an abandoned course (a rollback, a damaged file): they go first.
+        Checkpoints at `step` or later belong to an abandoned course (a rollback, a damaged file): they go once this one is
+        whole.
 
         Args:
           step: completed steps, the checkpoint's name.
@@ -116,9 +116,10 @@ class Checkpointer:
           extra: JSON: the resolved configuration, the data position, whatever is not an array.
 
         Raises:
-          CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
+          CheckpointError: the disk is full or not writable; all checkpoints are as they were.
         """
         path = self._directory / str(step)
+        new = path.with_name(path.name + _NEW)
         sidecar = {"layout": _layout(state), "keys": _key_kinds(state), "extra": extra}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave({_BYTES: _bytes(state)}), sidecar=ocp.args.JsonSave(sidecar)
@@ -126,10 +127,11 @@ class Checkpointer:
         try:
             with _quiet(), _as_checkpoint_error("cannot save", path):
                 self._remove_partial()
-                for later in (s for s in self.steps() if s >= step):
+                self._orbax.save(new, args=items)
+                self._acknowledge(new)
+                for later in reversed([s for s in self.steps() if s >= step and (self._directory / str(s)).exists()]):
                     self._discard(later)
-                self._orbax.save(path, args=items)
-                self._acknowledge(path)
+                new.rename(path)
                 for old in self._superseded():
                     self._discard(old)
         except CheckpointError:
@@ -181,7 +183,7 @@ class Checkpointer:
         self.close()
 
     def _read(self, template: PyTree, step: int) -> tuple[PyTree, dict[str, Any], int]:
-        path = self._directory / str(step)
+        path = self._folders().get(step, self._directory / str(step))
         with _quiet(), _as_checkpoint_error("cannot read", path):
             _check_sums(path)
             sidecar = self._orbax.restore(path, args=ocp.args.Composite(sidecar=ocp.args.JsonRestore()))["sidecar"]
@@ -197,7 +199,13 @@ class Checkpointer:
             raise ValueError(
                 f"{what}: step={step}, expected one of the checkpoints {self.steps()} in {self._directory}"
             )
-        return self._directory / str(step)
+        return self._folders()[step]
+
+    def _folders(self) -> dict[int, Path]:
+        """Where every acknowledged checkpoint is. A new one beside one of its step counts once that is out of the way."""
+        found = {sums.parent.name: sums.parent for sums in self._directory.glob(f"[0-9]*/{_SUMS}")}
+        named = [(name.removesuffix(_NEW), found[name]) for name in sorted(found, reverse=True)]  # "7.new" before "7"
+        return {int(name): folder for name, folder in named if name.isdigit()}
 
     def _acknowledge(self, path: Path) -> None:
         """The last thing that a save writes."""
@@ -209,9 +217,16 @@ class Checkpointer:
         return [step for step in steps if step not in kept]
 
     def _discard(self, step: int) -> None:
-        _remove(self._directory / str(step))
+        _remove(self._folders()[step])
 
     def _remove_partial(self) -> None:
+        """What saves that were stopped have left."""
+        for new in self._directory.glob(f"[0-9]*{_NEW}"):
+            path = new.with_name(new.name.removesuffix(_NEW))
+            if path.name.isdigit() and (new / _SUMS).exists() and not path.exists():
+                new.rename(path)
+            elif (new / "_CHECKPOINT_METADATA").exists():
+                _remove(new)
         for folder in self._directory.glob(f"[0-9]*{_PARTIAL}"):
             shutil.rmtree(folder)
         for folder in self._directory.glob("[0-9]*"):
@@ -290,7 +305,14 @@ def _write_sums(folder: Path) -> None:
 
 
 def _check_sums(folder: Path) -> None:
-    for name, expected in json.loads((folder / _SUMS).read_text(encoding="utf-8")).items():
+    sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
+    if (
+        not isinstance(sums, dict)
+        or not sums
+        or any(Path(name).is_absolute() or ".." in Path(name).parts for name in sums)
+    ):
+        raise ValueError(f"{_SUMS} is damaged: expected sums of the files beside it")
+    for name, expected in sums.items():
         found = _sum(folder / name)
         if found != expected:
             raise ValueError(f"{name} is damaged: [bytes, CRC-32] are {found}, expected {expected}")

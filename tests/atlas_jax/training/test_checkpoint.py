@@ -204,6 +204,59 @@ def test_a_full_disk_is_named_and_the_earlier_checkpoint_stays(tmp_path, monkeyp
         assert checkpoints.restore(some_state())[2] == 1
 
 
+def test_a_full_disk_leaves_the_checkpoint_of_the_same_step(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, some_state(1), {"which": "first"})
+        monkeypatch.setattr(checkpoint_module, "_write_sums", full)
+        with pytest.raises(CheckpointError, match=f"cannot save {tmp_path}/1: no space left on the disk"):
+            checkpoints.save(1, some_state(2), {"which": "second"})
+        monkeypatch.undo()
+        state, extra, _ = checkpoints.restore(some_state())
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert extra == {"which": "first"}
+    assert bits(state) == bits(some_state(1))
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_a_process_stopped_while_it_replaces_a_checkpoint(tmp_path, monkeypatch, removed):
+    """Whole and read: the old one, or the new one once the old is out of the way; the next save tidies up."""
+    rename, left = Path.rename, [removed]
+
+    def stop_at(self, target):
+        whole = (self / "sums.json").exists()  # Orbax renames too
+        if whole and not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= whole
+        return rename(self, target)
+
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, some_state(1), {"which": "first"})
+        checkpoints.save(2, some_state(2), {"which": "abandoned"})
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", stop_at)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save(1, some_state(3), {"which": "second"})
+    with Checkpointer(tmp_path) as checkpoints:
+        state, extra, _ = checkpoints.restore(some_state())
+        number, which = [(2, "abandoned"), (1, "first"), (3, "second")][removed]
+        assert (bits(state), extra) == (bits(some_state(number)), {"which": which})
+        checkpoints.save(3, some_state(4), {})
+        assert checkpoints.latest_step() == 3
+    assert {path.name for path in tmp_path.iterdir()} <= {"1", "2", "3"}
+
+
+@pytest.mark.parametrize("sums", ["[]", "{}", '{"../1/sums.json": [1, 2]}', "7", "null", '["state"]'])
+def test_sums_of_something_else(tmp_path, sums):
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(3, some_state(), {})
+        (tmp_path / "3" / "sums.json").write_text(sums)
+        with pytest.raises(CheckpointError, match=r"cannot read .*sums.json is damaged"):
+            checkpoints.restore(some_state(), step=3)
+
+
 def test_a_really_full_disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
