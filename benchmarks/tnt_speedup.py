@@ -23,6 +23,7 @@ from typing import Any
 import tyro
 
 from atlas_jax.models import atlas
+from atlas_jax.models.atlas_config import NetworkName
 from benchmarks.quality.corpora import Corpus, count_bytes, encode, read_corpus
 from benchmarks.quality.records import Records
 from benchmarks.quality.sizes import parameters_of, with_parameters
@@ -56,7 +57,7 @@ class Options:
     d_model: int = 128
     layers: int = 2
     heads: int = 2
-    network: atlas.NetworkName = "mlp"
+    network: NetworkName = "mlp"
     """Of the memories."""
     expansion: int = 4
     feed_forward: int = 512

@@ -52,8 +52,13 @@ def use_host_devices(count: int | None = None) -> None:
 
     Without effect on accelerators, and where JAX already runs (a notebook that has used it): its devices stay as they
     are.
+
+    Raises:
+      ValueError: the count is below 1.
     """
-    count = count or usable_cores()
+    count = usable_cores() if count is None else count
+    if count < 1:
+        raise ValueError(f"use_host_devices: count is {count}, expected at least 1")
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # the backend is already initialised

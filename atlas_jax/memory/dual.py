@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.memory.checks import check_rule
 from atlas_jax.memory.chunks import kept
 from atlas_jax.memory.features import expand, scores
 from atlas_jax.memory.gradients import Loss, layer_gradients
@@ -71,7 +72,7 @@ class Descent:
       dtype: that the factors of matrix products are rounded to, see `products`; None: as they are.
 
     Raises:
-      ValueError: window is not positive.
+      ValueError: window, limit or clip is not positive, or the loss unknown.
     """
 
     network: Network
@@ -82,8 +83,7 @@ class Descent:
     dtype: Dtype = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"Descent.window is {self.window}, expected at least 1")
+        check_rule(self)
 
     def start(self, weights: Weights, width: int, value_width: int) -> DescentState:
         """A memory of these weights, within the limit, before its first token."""

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Key
 Weights = dict[str, Float[Array, "..."]]
 Linear = Callable[[str, Float[Array, "t i"]], Float[Array, "t o"]]
 
-EXPANSION = 4
 LIMIT = 10.0  # of weights, in units of fresh ones
 
 
@@ -28,15 +27,17 @@ class Network:
 
     Attributes:
       name: of it.
-      forward: (linear, x [t, d]) to [t, v]; all but the linear one add x, so that v = d.
+      forward: (linear, x [t, d]) to [t, v].
       shapes: of the weights, from the width that the first matrices read, the output width and the hidden width.
       first: names of the matrices that read the input, or its features (`features.expand`); x is added as it is.
+      residual: whether x is added, so that v = d.
     """
 
     name: str
     forward: Callable[[Linear, Float[Array, "t d"]], Float[Array, "t v"]]
     shapes: Callable[[int, int, int], dict[str, tuple[int, int]]]
     first: frozenset[str]
+    residual: bool = False
 
     def init(self, key: Key[Array, ""], width: int, value_width: int, hidden: int) -> Weights:
         """Fresh weights of variance 1 / inputs, float32 (float64 under x64)."""
@@ -81,8 +82,8 @@ def _gated_mlp_shapes(width: int, value_width: int, hidden: int) -> dict[str, tu
 
 
 LINEAR = Network("linear", _linear, _linear_shapes, frozenset({"value"}))
-MLP = Network("mlp", _mlp, _mlp_shapes, frozenset({"up"}))
-GATED_MLP = Network("gated mlp", _gated_mlp, _gated_mlp_shapes, frozenset({"gate", "up"}))
+MLP = Network("mlp", _mlp, _mlp_shapes, frozenset({"up"}), residual=True)
+GATED_MLP = Network("gated mlp", _gated_mlp, _gated_mlp_shapes, frozenset({"gate", "up"}), residual=True)
 
 
 def limited(weights: Weights, limit: float | None) -> Weights:

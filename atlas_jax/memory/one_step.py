@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.memory.checks import check_rule
 from atlas_jax.memory.features import expand
 from atlas_jax.memory.gradients import Loss, layer_gradients
 from atlas_jax.memory.networks import GATED_MLP, LIMIT, MLP, Network, Weights, limited
@@ -72,7 +73,7 @@ class OneStep:
       dtype: that the factors of products over tokens are rounded to, see `products`; None: as they are. NS stays float32.
 
     Raises:
-      ValueError: window below 1.
+      ValueError: window or limit is not positive, or the loss unknown.
     """
 
     network: Network
@@ -84,8 +85,7 @@ class OneStep:
     dtype: Dtype = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"OneStep.window is {self.window}, expected at least 1")
+        check_rule(self)
 
     @classmethod
     def atlas(cls, network: Network = MLP, window: int = 1, coefficients: Coefficients = CLASSIC) -> OneStep:

@@ -5,6 +5,7 @@ query reads after its own token's key was added:
 
 - "norm_sum", the project's own rule: q' = M_t q_t / norm_sum_t. The denominator shrinks q' as a shard fills.
 - "per_key": every key, the persistent ones too, counts as k / |k|, and q' = M_t q_t = P_t q_t with P_t = sum k k^T / |k|**2.
+  A key shorter than 1e-12 counts as it is, that is for nothing: the gradient by it would be beyond float32.
 
 M is no projector, so |q'| may be far from |q| (7.9 for unit vectors at t = 64, width 16): the caller RMS-normalises q'. Whether
 keys are summed since the chunk or since the shard began is the caller's choice too: by which state it hands to the next chunk.
@@ -21,8 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from atlas_jax.memory.checks import check_array
+
 PERSISTENT_KEYS = 64
 NORMALISATIONS = ("norm_sum", "per_key")
+SHORTEST = 1e-12
 
 
 class ProjectionState(NamedTuple):
@@ -112,9 +116,10 @@ def project_chunk(
       q' in the dtype of q, and the state after the chunk.
 
     Raises:
-      ValueError: an unknown normalisation, or the state does not fit q.
+      ValueError: an unknown normalisation, or keys or state do not fit q.
     """
     _check_fits(state, q.shape[:-2], q.shape[-1])
+    check_array("k", k, q.shape, q.dtype)
     sums = state.m.dtype
     keys = _counted(k, normalisation, sums)
     scores = jnp.tril(jnp.einsum("...tk,...sk->...ts", q, keys, preferred_element_type=sums)).astype(q.dtype)
@@ -141,7 +146,7 @@ def _counted(keys: Float[Array, "*n k"], normalisation: str, sums: jnp.dtype) ->
     if normalisation == "norm_sum":
         return keys
     square = _square_norm(keys, sums)[..., None]
-    inverse = jax.lax.rsqrt(jnp.where(square > 0, square, jnp.ones_like(square)))
+    inverse = jax.lax.rsqrt(jnp.where(square > SHORTEST**2, square, jnp.ones_like(square)))
     return (keys.astype(sums) * inverse).astype(keys.dtype)
 
 

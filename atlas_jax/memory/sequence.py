@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from atlas_jax.memory.checks import check_beginning, check_state, check_tokens
 from atlas_jax.memory.chunks import Chunks, run_chunks
 from atlas_jax.memory.networks import Weights
 from atlas_jax.memory.projection import NORMALISATIONS, ProjectionState, persistent_state, project_chunk, reset, unit
@@ -126,18 +128,18 @@ def run(
     Args:
       config: static.
       beginning: parameters; what a sequence and a shard begin with.
-      tokens: query and key [b, h, t, d], value [b, h, t, v], gates [b, h, t].
+      tokens: query and key [b, h, t, d], value [b, h, t, v], gates [b, h, t], in the dtype of the weights.
       state: where the last call stopped; None starts the sequences.
 
     Returns:
       y_t = M_t(q_t), each token's own update included, and the state after the last token.
 
     Raises:
-      ValueError: no token.
+      ValueError: no token, or tokens, beginning and state do not fit each other or the config.
     """
+    check_tokens(tokens)
+    check_beginning(config.rule.network, tokens, *beginning)
     length = tokens.query.shape[TIME]
-    if length < 1:
-        raise ValueError(f"run: {length} tokens, expected at least 1")
     if state is not None or config.shard is None or length <= config.shard:
         return _run(config, beginning, tokens, state)
     whole = length // config.shard * config.shard
@@ -153,6 +155,9 @@ def _run(
 ) -> tuple[Float[Array, "b h t v"], MemoryState]:
     batch, _, _, width = tokens.query.shape
     new = init_state(config, beginning, batch, width=width, value_width=tokens.value.shape[-1])
+    if given is not None:
+        check_state(new, given)
+        _check_phase(config, given)
     chunks = Chunks(config.chunk, TIME, config.group)
 
     # Only a state from elsewhere, or a shard's end, can ask for a new beginning.
@@ -165,6 +170,13 @@ def _run(
     state, phase = (new, None) if given is None else (given, given.phase)
     outputs, state, phase = run_chunks(chunks, open, advance, state, phase, tokens)
     return outputs, state._replace(phase=phase)
+
+
+def _check_phase(config: MemoryConfig, state: MemoryState) -> None:
+    """Refuses a state within a chunk or shard longer than there are; seen where numbers are, that is not under jit."""
+    for name, count, length in (("phase", state.phase, config.chunk), ("age", state.age, config.shard)):
+        if length is not None and not isinstance(count, Tracer) and not 0 <= int(count) < length:
+            raise ValueError(f"state.{name} is {int(count)}, expected 0 to {length - 1}: it comes from other lengths")
 
 
 def open_chunk(config: MemoryConfig, new: MemoryState, state: MemoryState) -> MemoryState:

@@ -7,13 +7,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+FORGOTTEN = -100.0
+"""The logarithm of nothing kept: e^-100 is nothing beside any rounding, and sums and differences of it are numbers."""
+
 
 class Gates(NamedTuple):
     """How each token is learnt and forgotten.
 
     Attributes:
-      log_keep: log(1 - alpha), at most 0.
-      log_momentum: log(eta), at most 0; finite.
+      log_keep: log(1 - alpha), at most 0; `FORGOTTEN` and all below it, -inf too, is nothing kept.
+      log_momentum: log(eta), likewise.
       rate: theta, at least 0.
       strength: gamma, what the token counts in the windows that it stands in, 0 to 1.
     """
@@ -42,10 +45,10 @@ class Past(NamedTuple):
 
 
 def masked(gates: Gates, there: Bool[Array, " t"]) -> Gates:
-    """Gates under which the tokens that are not there neither teach nor age the memory."""
+    """Gates under which the tokens that are not there neither teach nor age the memory; logarithms are numbers."""
     return Gates(
-        jnp.where(there, gates.log_keep, 0.0),
-        jnp.where(there, gates.log_momentum, 0.0),
+        jnp.where(there, jnp.maximum(gates.log_keep, FORGOTTEN), 0.0),
+        jnp.where(there, jnp.maximum(gates.log_momentum, FORGOTTEN), 0.0),
         jnp.where(there, gates.rate, 0.0),
         jnp.where(there, gates.strength, 0.0),
     )

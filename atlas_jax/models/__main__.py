@@ -43,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     if listing.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
-        Console().print(table(rows))
+        console, shown = Console(), table(rows)
+        # In a narrow terminal lines are broken by the terminal; numbers would be cut.
+        whole = console.measure(shown, options=console.options.update(max_width=1000)).maximum
+        console.width = max(console.width, whole)
+        console.print(shown)
 
 
 if __name__ == "__main__":

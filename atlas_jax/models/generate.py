@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.models.checks import are_integers, is_integer, told
 from atlas_jax.types import PyTree, SequenceModel
+
+LEAST_TEMPERATURE = 1e-30  # logits of 1e8 divided by it are finite in float32
 
 
 def kth_largest(x: Float[Array, "b v"], k: int) -> Float[Array, "b 1"]:
@@ -40,7 +43,7 @@ def truncate(
 
     Args:
       logits: of the next token.
-      temperature: above 0; below 1 sharpens.
+      temperature: above 0, 1e-30 at the least, so that logits stay finite; below 1 sharpens.
       top_k: only so many of the likeliest tokens stay; None keeps all.
       top_p: only the likeliest tokens stay whose sum of probability just reaches this (nucleus); None keeps all.
 
@@ -51,9 +54,12 @@ def truncate(
 
     Source: top-k (Fan et al. 2018, arXiv:1805.04833), nucleus (Holtzman et al. 2020, arXiv:1904.09751).
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, expected above 0 (use `greedy` for the likeliest token)")
-    if top_k is not None and not 1 <= top_k <= logits.shape[-1]:
+    if not temperature >= LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature is {temperature}, expected above 0, {LEAST_TEMPERATURE:g} at the least (use `greedy` for the likeliest "
+            "token)"
+        )
+    if top_k is not None and not (is_integer(top_k) and 1 <= top_k <= logits.shape[-1]):
         raise ValueError(f"top_k is {top_k}, expected 1 to vocab_size = {logits.shape[-1]}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected above 0 and at most 1")
@@ -87,24 +93,32 @@ def generate(
 
     Args:
       model, config, params: what generates.
-      prompt: at least one token, fed in one call.
+      prompt: at least one token, fed in one call: of a longer text than the model's context all but the end goes through `apply`
+        before, whose state comes in as `state`.
       key: decides the draw.
       tokens: how many to draw.
       temperature, top_k, top_p: see `truncate`.
       state: where an earlier call stopped; None starts a sequence.
 
     Returns:
-      The drawn tokens, int32, and the state after all of them but the last: to go on, feed the last one with it.
+      The drawn tokens, int32, and the state after all of them but the last: to go on, feed the last one with it. A token is -1
+      where the model's answer is not a number, as of a prompt outside its vocabulary.
 
     Raises:
-      ValueError: an empty prompt, no tokens asked for, or an option out of its range.
+      ValueError: a prompt that is empty or no integers [b, t], no tokens asked for, or an option out of its range; or what the
+        model refuses.
     """
+    if not are_integers(prompt, 2):
+        raise ValueError(f"generate: prompt is {told(prompt)}, expected integers [batch, time]")
+    if not is_integer(tokens):
+        raise ValueError(f"generate: tokens is {tokens!r}, expected an integer of at least 1")
     if prompt.shape[1] < 1 or tokens < 1:
         raise ValueError(f"generate: prompt of {prompt.shape[1]} tokens, {tokens} to draw; expected at least 1 of each")
 
     def draw(logits: Array, key: Array) -> Array:
         kept = truncate(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        return jax.random.categorical(key, kept).astype(jnp.int32)
+        drawn = jax.random.categorical(key, kept).astype(jnp.int32)
+        return jnp.where(jnp.isnan(jnp.max(logits, axis=-1)), jnp.int32(-1), drawn)
 
     logits, after = model.apply(config, params, prompt, state)
     keys = jax.random.split(key, tokens)

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import jax
 
 from atlas_jax.types import ModelConfig, PyTree, SequenceModel
 
 GROUP = "atlas_jax.models"
+
+
+class Presets(dict[str, Any]):
+    """A model's configs by name; a name that is none is answered with those there are."""
+
+    def __missing__(self, name: object) -> Any:
+        raise KeyError(f"preset is {name!r}, expected one of {', '.join(self)}")
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ copy of the residual stream. The window is the context: within it every token se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from atlas_jax.models.checks import check_state, check_tokens
+from atlas_jax.models.checks import check_batch, check_params, check_state, check_token, check_tokens
+from atlas_jax.models.registry import Presets
 from atlas_jax.nn import linear
 from atlas_jax.nn.attention import Window, init_window, rotary_table, rotate, sliding_window_attention
 from atlas_jax.nn.norms import rms_norm
@@ -63,11 +64,13 @@ class TransformerState(NamedTuple):
     windows: Window
 
 
-PRESETS = {
-    "micro-32": TransformerConfig(d_model=32, heads=2, feed_forward=32),
-    "micro-128": TransformerConfig(d_model=128, heads=2, feed_forward=128),
-    "micro-208": TransformerConfig(d_model=208, heads=4, feed_forward=208),
-}
+PRESETS = Presets(
+    {
+        "micro-32": TransformerConfig(d_model=32, heads=2, feed_forward=32),
+        "micro-128": TransformerConfig(d_model=128, heads=2, feed_forward=128),
+        "micro-208": TransformerConfig(d_model=208, heads=4, feed_forward=208),
+    }
+)
 
 # The embedding is stored small and multiplied up: with Adam's unit-size steps that is a higher learning rate for a
 # table each of whose rows is seen rarely.
@@ -131,8 +134,18 @@ def init(config: TransformerConfig, key: Array) -> PyTree:
     }
 
 
+@cache
+def _parameter_shapes(config: TransformerConfig) -> PyTree:
+    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
+
 def init_state(config: TransformerConfig, batch: int) -> TransformerState:
-    """The state before the first token: empty windows."""
+    """The state before the first token: empty windows.
+
+    Raises:
+      ValueError: batch is no integer of at least 1.
+    """
+    check_batch(batch)
     one = init_window(batch, config.context, config.heads, config.d_model // config.heads)
     return TransformerState(jax.tree.map(lambda x: jnp.broadcast_to(x, (config.layers, *x.shape)), one))
 
@@ -169,11 +182,14 @@ def features(
     """The normalised activations that the head reads, and the state after the last token.
 
     Raises:
-      ValueError: the tokens are no integers [b, t], more than `context`, or the state is another model's or batch's.
+      ValueError: the tokens are no integers [b, t], none, more than `context` or, where their values are known, outside the
+        vocabulary; or parameters or state are another model's or batch's. Under `jit` a token outside gives NaN.
     """
     check_tokens(config, tokens)
+    check_params(_parameter_shapes(config), params)
     check_state(jax.eval_shape(partial(init_state, config, tokens.shape[0])), state)
-    x = jnp.take(params["embedding"], tokens, axis=0) * EMBEDDING_SCALE
+    # Unsigned, so that a negative token is as far outside as one that is too large, not the last but so many.
+    x = jnp.take(params["embedding"], jnp.asarray(tokens).astype(jnp.uint32), axis=0) * EMBEDDING_SCALE
 
     def layer(x: Array, inputs: tuple[PyTree, Window | None]) -> tuple[Array, Window]:
         weights, window = inputs
@@ -205,6 +221,11 @@ def apply(
 def step(
     config: TransformerConfig, params: PyTree, token: Int[Array, " b"], state: TransformerState
 ) -> tuple[Float[Array, "b v"], TransformerState]:
-    """One token: `apply` on a sequence of one."""
+    """One token: `apply` on a sequence of one.
+
+    Raises:
+      ValueError: the token is no integers [b], or as for `features`.
+    """
+    check_token(config, token)
     logits, state = apply(config, params, token[:, None], state)
     return logits[:, 0], state

@@ -41,11 +41,16 @@ def init_window(batch: int, window: int, heads: int, key_width: int, value_width
       heads: attention heads.
       key_width: channels of a key.
       value_width: channels of a value; default as many.
+
+    Raises:
+      ValueError: window is below 1.
     """
+    if window < 1:
+        raise ValueError(f"init_window: window is {window}, expected at least 1")
     past = window - 1
     return Window(
         jnp.zeros((batch, past, heads, key_width)),
-        jnp.zeros((batch, past, heads, value_width or key_width)),
+        jnp.zeros((batch, past, heads, key_width if value_width is None else value_width)),
         jnp.zeros((batch, past)),
     )
 
@@ -56,10 +61,12 @@ def rotary_table(
     """Cosine and sine of position x base**(-2 i / width), float64, for positions 0 to length - 1 and r = width / 2.
 
     Raises:
-      ValueError: width is odd.
+      ValueError: width is odd, or base not positive.
     """
     if width % 2:
         raise ValueError(f"rotary_table: width is {width}, expected an even number of channels")
+    if not base > 0:
+        raise ValueError(f"rotary_table: base is {base}, expected more than 0")
     angles = np.arange(length)[:, None] * base ** (-np.arange(0, width, 2) / width)[None, :]
     return np.cos(angles), np.sin(angles)
 
@@ -165,10 +172,13 @@ def _check(
     window: int,
     chunk: int,
 ) -> None:
+    if query.ndim != 4 or not jnp.issubdtype(query.dtype, jnp.floating):
+        found = f"{query.dtype} {query.shape}"
+        raise ValueError(f"sliding_window_attention: query is {found}, expected floats [batch, time, heads, width]")
     for name, size in (("window", window), ("chunk", chunk), ("query length", query.shape[1])):
         if size < 1:
             raise ValueError(f"sliding_window_attention: {name} is {size}, expected at least 1")
-    for name, array, shape in (("key", key, query.shape), ("value", value, (*query.shape[:3], value.shape[-1]))):
+    for name, array, shape in (("key", key, query.shape), ("value", value, (*query.shape[:3], *value.shape[-1:]))):
         if array.shape != shape or array.dtype != query.dtype:
             found = f"{array.dtype} {array.shape}"
             raise ValueError(f"sliding_window_attention: {name} is {found}, expected {query.dtype} {shape} as query")
@@ -234,9 +244,9 @@ def sliding_window_attention(
         mixed, carry = _next_block(*block, persistent, carry, window, base)
         return carry, mixed
 
-    whole = length // chunk * chunk
+    count, whole = length // chunk, length // chunk * chunk
     blocks = [
-        jnp.moveaxis(x[:, :whole].reshape(batch, -1, chunk, heads, x.shape[-1]), 1, 0) for x in (query, key, value)
+        jnp.moveaxis(x[:, :whole].reshape(batch, count, chunk, heads, x.shape[-1]), 1, 0) for x in (query, key, value)
     ]
     last, mixed = jax.lax.scan(one_block, start, tuple(blocks))
     mixed = jnp.moveaxis(mixed, 0, 1).reshape(batch, whole, heads, value.shape[-1])

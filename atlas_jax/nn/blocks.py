@@ -8,7 +8,7 @@ the memory alone (LMM). Persistent tokens are keys and values that all tokens se
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -65,6 +65,8 @@ class WindowAttention(nn.Module):
     def __call__(self, x: Float[Array, "b t d"], state: Window | None) -> tuple[Float[Array, "b t d"], Window]:
         """Inputs to mixed inputs, and the window after the last token."""
         d = x.shape[-1]
+        if self.heads < 1 or d % self.heads:
+            raise ValueError(f"WindowAttention: inputs have {d} channels, expected a multiple of heads = {self.heads}")
         shape = (*x.shape[:2], self.heads, d // self.heads)
         parts = jnp.split(linear(x, matrix(self, "query_key_value", d, 3 * d).astype(x.dtype)), 3, axis=-1)
         query, key, value = (part.reshape(shape) for part in parts)
@@ -145,6 +147,11 @@ class Block(nn.Module):
         self, x: Float[Array, "b t d"], state: BlockState | None = None
     ) -> tuple[Float[Array, "b t d"], BlockState, tuple[GateValues, ...]]:
         """What a call gives, and the gates [b, h, t] of every memory."""
+        if self.kind not in get_args(Kind) or (self.kind == "context") != isinstance(self.memory, MemoryAsContext):
+            found = f"{self.kind!r} with a {type(self.memory).__name__}"
+            raise ValueError(
+                f"Block.kind is {found}, expected one of {', '.join(get_args(Kind))} with the memory of its kind"
+            )
         memory, window = (None, None) if state is None else state
         read = self._norm("mix_norm", x)
         said, memory, opened = self.memory.with_gates(read, memory)  # pyright: ignore[reportArgumentType] (its own state)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.memory.checks import check_state
 from atlas_jax.memory.chunks import Chunks, kept, run_chunks
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.features import expand
@@ -37,6 +38,7 @@ from atlas_jax.nn.linear import linear
 from atlas_jax.nn.memory import (
     Features,
     GateValues,
+    check_layer,
     gate_values,
     gates_of,
     init_beginning,
@@ -146,7 +148,7 @@ def memory_as_context(
     *,
     base: float,
     rate: float,
-) -> tuple[Float[Array, "b t d"], ContextState]:
+) -> tuple[tuple[Float[Array, "b t d"], GateValues], ContextState]:
     """The layer on a stretch of every sequence; any split of a sequence gives what the whole gives. See the top of this file.
 
     Args:
@@ -158,22 +160,11 @@ def memory_as_context(
       rate: the largest theta.
 
     Returns:
-      o in the dtype of x, and the state after the last token.
+      o in the dtype of x and the gates [b, h, t] of the memory, and the state after the last token.
+
+    Raises:
+      ValueError: the state is another layer's or batch's.
     """
-    (o, _), state = context_and_gates(config, parameters, x, state, base=base, rate=rate)
-    return o, state
-
-
-def context_and_gates(
-    config: MemoryConfig,
-    parameters: ContextParameters,
-    x: Float[Array, "b t d"],
-    state: ContextState | None = None,
-    *,
-    base: float,
-    rate: float,
-) -> tuple[tuple[Float[Array, "b t d"], GateValues], ContextState]:
-    """What `memory_as_context` gives, and beside o the gates [b, h, t] of the memory."""
     width = parameters.query_norm.shape[0]
     heads = x.shape[-1] // width
     inputs = _inputs(parameters, x, heads)
@@ -200,10 +191,10 @@ def context_and_gates(
         memory, said = advance_chunk(config, parameters.beginning.scales, state.memory, tokens, count)
         return ContextState(memory._replace(phase=phase + count), recalled, segment), (y, join_heads(said))
 
-    if state is None:
-        slots = jnp.zeros_like(inputs.key, shape=(x.shape[0], config.chunk, heads, width), dtype=sum_dtype(x.dtype))
-        before, phase = ContextState(new, Slots(slots, slots), Slots(slots, slots)), None
-    else:
+    slots = jnp.zeros_like(inputs.key, shape=(x.shape[0], config.chunk, heads, width), dtype=sum_dtype(x.dtype))
+    before, phase = ContextState(new, Slots(slots, slots), Slots(slots, slots)), None
+    if state is not None:
+        check_state(before, state)
         before, phase = state, state.memory.phase
     chunks = Chunks(config.chunk, TIME, config.group)
     (y, said), after, phase = run_chunks(chunks, open, advance, before, phase, inputs)
@@ -329,7 +320,7 @@ class MemoryAsContext(nn.Module):
     branch: float = 1.0
     expansion: int = 4
     degree: int | None = None
-    rate: float = 0.1
+    rate: float = 0.03
     features: Features = "polynomial"
     neighbours: Neighbours = ALONE
 
@@ -358,7 +349,7 @@ class MemoryAsContext(nn.Module):
           y * M(q(y)) of every token, and the state after the last.
 
         Raises:
-          ValueError: as for `context_memory`.
+          ValueError: as for `context_memory`, or a field, the inputs or the state do not fit; it names them.
         """
         o, after, _ = self.with_gates(x, state)
         return o, after
@@ -368,6 +359,7 @@ class MemoryAsContext(nn.Module):
         self, x: Float[Array, "b t d"], state: ContextState | None = None
     ) -> tuple[Float[Array, "b t d"], ContextState, tuple[GateValues, ...]]:
         """What a call gives, and the gates [b, h, t] of the memory."""
+        check_layer(self, x)
         config, d, width = context_memory(self.memories), x.shape[-1], x.shape[-1] // self.heads
         sizes = (self.heads, width, self.expansion, self.degree, self.features)
         parameters = ContextParameters(
@@ -388,6 +380,6 @@ class MemoryAsContext(nn.Module):
             memory_out=self._matrix("memory_out", d, d),
             memory_norm=self._scale("memory_norm", d, self.branch),
         )
-        learn = partial(context_and_gates, config, parameters, base=self.base, rate=self.rate)
+        learn = partial(memory_as_context, config, parameters, base=self.base, rate=self.rate)
         (o, opened), after = self.neighbours.go_on(learn, x, state, config.shard)
         return o, after, (opened,)

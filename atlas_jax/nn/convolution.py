@@ -30,13 +30,14 @@ def init_past(batch: int, width: int, channels: int) -> Float[Array, "b w1 d"]:
 
 
 def _check(x: Array, kernel: Array, past: Array | None) -> None:
-    width, channels = kernel.shape
-    if width < 1 or channels != x.shape[-1]:
+    if x.ndim != 3:
+        raise ValueError(f"short_convolution: x is {x.dtype} {x.shape}, expected [batch, time, channels]")
+    if kernel.ndim != 2 or kernel.shape[0] < 1 or kernel.shape[1] != x.shape[-1]:
         raise ValueError(
             f"short_convolution: kernel is {kernel.shape}, expected [width, channels] with a width of at least 1 and the "
             f"{x.shape[-1]} channels of x"
         )
-    expected = (x.shape[0], width - 1, channels)
+    expected = (x.shape[0], kernel.shape[0] - 1, x.shape[-1])
     if past is not None and (past.shape != expected or past.dtype != x.dtype):
         raise ValueError(f"short_convolution: past is {past.dtype} {past.shape}, expected {x.dtype} {expected}")
 
@@ -60,7 +61,7 @@ def short_convolution(
       The convolved inputs, and the last w - 1 inputs.
 
     Raises:
-      ValueError: the kernel is empty or has other channels than x, or the past is another convolution's.
+      ValueError: x has other axes, the kernel is empty or has other channels than x, or the past is another convolution's.
     """
     _check(x, kernel, past)
     width, length = kernel.shape[0], x.shape[1]

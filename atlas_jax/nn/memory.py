@@ -16,7 +16,7 @@ SiLU before the convolution, whose mostly positive keys resemble each other, so 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -196,6 +196,33 @@ def with_coefficients(beginning: Beginning, degree: int | None) -> Beginning:
     return beginning._replace(scales=jnp.tile(init_scales(degree, weights.dtype), (len(weights), 1)))
 
 
+def check_layer(layer: Any, x: Float[Array, "b t d"]) -> None:
+    """Refuses inputs that are none, and a layer that cannot be or that would be another one than was asked for.
+
+    Args:
+      layer: with heads, expansion, rate, degree and features.
+      x: its inputs.
+
+    Raises:
+      ValueError: it names the field, or what the inputs are.
+    """
+    name = type(layer).__name__
+    if x.ndim != 3 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        found = f"{x.dtype}{list(x.shape)}"
+        raise ValueError(f"{name}: inputs are {found}, expected floats [batch, time, channels], at least one of each")
+    for field in ("heads", "expansion"):
+        if getattr(layer, field) < 1:
+            raise ValueError(f"{name}.{field} is {getattr(layer, field)}, expected at least 1")
+    if x.shape[-1] % layer.heads:
+        raise ValueError(f"{name}: inputs have {x.shape[-1]} channels, expected a multiple of heads = {layer.heads}")
+    if not layer.rate > 0:
+        raise ValueError(f"{name}.rate is {layer.rate}, expected more than 0")
+    if layer.features not in get_args(Features):
+        raise ValueError(f"{name}.features is {layer.features!r}, expected one of {', '.join(get_args(Features))}")
+    if layer.features == "exponential" and layer.degree is None:
+        raise ValueError(f"{name}.degree is None, expected 1, 2 or 3 for the features 'exponential'")
+
+
 class MemoryLayer(nn.Module):
     """Memories that learn from the sequence they read; see the top of this file.
 
@@ -252,6 +279,9 @@ class MemoryLayer(nn.Module):
 
         Returns:
           What the memories say of every token, and the state after the last.
+
+        Raises:
+          ValueError: a field, the inputs or the state do not fit; it names them.
         """
         said, state, _ = self.with_gates(x, state)
         return said, state
@@ -261,6 +291,13 @@ class MemoryLayer(nn.Module):
         self, x: Float[Array, "b t d"], state: LayerState | None = None
     ) -> tuple[Float[Array, "b t d"], LayerState, tuple[GateValues, ...]]:
         """What a call gives, and the gates [b, h, t] of every memory that it went through."""
+        check_layer(self, x)
+        if not self.memories:
+            raise ValueError("MemoryLayer.memories is (), expected at least one")
+        if state is not None and len(state.memories) != len(self.memories):
+            raise ValueError(
+                f"state is of {len(state.memories)} memories, expected {len(self.memories)} as the layer has"
+            )
         d, width = x.shape[-1], x.shape[-1] // self.heads
         (query, key, value), past = self._tokens(x, None if state is None else state.past)
         said, after, opened = jnp.zeros_like(value), [], []

@@ -20,8 +20,15 @@ def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], epsilon: float 
       scale: one factor a channel; of x's dtype, or float32 beside a narrower x.
       epsilon: added to the mean square, so that zeros stay zeros.
 
+    Raises:
+      ValueError: not one factor a channel.
+
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
     """
+    if scale.shape != x.shape[-1:]:
+        raise ValueError(
+            f"rms_norm: scale is {scale.dtype}{list(scale.shape)}, expected [{x.shape[-1]}], one a channel"
+        )
     wide = x.astype(sum_dtype(x.dtype))
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     scaled = wide * jax.lax.rsqrt(mean_square + epsilon) * jnp.broadcast_to(scale.astype(wide.dtype), x.shape)

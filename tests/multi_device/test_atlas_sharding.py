@@ -299,6 +299,17 @@ def test_local_memories_exchange_nothing():
         assert found == {"collective_permute": times * HALO, "all_reduce": count}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("chunks", [(8, 16, 32, 64), (16, 32, 64, 128), (8, 32, 64)], ids="ABC")
+def test_the_large_hierarchy_sends_the_state_of_its_global_memory_alone(chunks):
+    """Sizes of TNT's paper: four devices of one shard of 2,048 tokens each."""
+    config = replace(LARGE, chunks=chunks, shard=2048, global_chunk=2048, projection="norm_sum")
+    first, *local = jax.eval_shape(lambda: atlas.init_state(config, 1)).blocks.memory.memories
+    assert len(local) == len(chunks)
+    found = collectives(lowered(config, (1, 1, 4), 2, 8192))
+    assert found == {"collective_permute": HALO + len(jax.tree.leaves(first))}
+
+
 @pytest.mark.parametrize(
     ("changes", "mesh", "tokens", "message"),
     [

@@ -92,7 +92,7 @@ class FullDisk(Checkpointer):
         self._full_at = frozenset(full_at)
 
     def _acknowledge(self, path: Path) -> None:
-        if int(path.name) in self._full_at:
+        if int(path.stem) in self._full_at:  # the folder is `STEP.new` until it replaces others
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         super()._acknowledge(path)
 

@@ -74,6 +74,12 @@ def test_host_devices_stay_once_jax_runs():
     assert len(jax.devices()) == 4
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_host_devices_are_none(count):
+    with pytest.raises(ValueError, match=f"use_host_devices: count is {count}, expected at least 1"):
+        use_host_devices(count)
+
+
 @pytest.mark.parametrize(("argument", "count"), [("3", 3), ("", usable_cores())])
 def test_host_devices_are_made_before_jax_runs(argument, count):
     program = f"""

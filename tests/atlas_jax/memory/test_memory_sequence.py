@@ -53,6 +53,20 @@ def test_groups_of_chunks_change_nothing_but_what_is_kept():
                 np.testing.assert_allclose(got, wanted, atol=1e-12)
 
 
+def test_a_backward_pass_is_given_little_of_a_chunk(monkeypatch):
+    """The state before it and what its products gave; of a group of chunks the state alone."""
+    beginning, tokens = random_beginning("mlp"), random_tokens(length=64)
+
+    def given(group):
+        config = MemoryConfig(Descent(MLP), 4, group=group)
+        _, backward = jax.vjp(lambda *inputs: run(config, *inputs)[0], beginning, tokens)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    chunks, groups = given(1), given(4)
+    monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
+    assert 3 * groups < chunks < given(1) / 3
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("chunk", 0), ("shard", 0), ("shard", 12), ("group", 0), ("projection", "'sum'")],
@@ -60,11 +74,6 @@ def test_groups_of_chunks_change_nothing_but_what_is_kept():
 def test_what_does_not_fit_is_named(field, value):
     with pytest.raises(ValueError, match=f"MemoryConfig.{field} is {value}, expected"):
         MemoryConfig(Descent(MLP), **{"chunk": 8, field: value.strip("'") if isinstance(value, str) else value})
-
-
-def test_a_window_of_nothing():
-    with pytest.raises(ValueError, match=r"Descent.window is 0, expected at least 1"):
-        Descent(MLP, 0)
 
 
 def test_no_tokens_and_no_persistent_keys():

@@ -200,8 +200,3 @@ def test_columns_keep_the_norms_of_the_first_weights():
         for name, first in jax.tree.map(np.asarray, initial).items():
             np.testing.assert_allclose(norms(weights[name]), norms(first), rtol=1e-14)
             assert np.abs(weights[name] - first).max() > 0.05
-
-
-def test_a_window_of_nothing():
-    with pytest.raises(ValueError, match=r"OneStep.window is 0, expected at least 1"):
-        OneStep(MLP, window=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from functools import cache, partial
 
@@ -16,7 +17,7 @@ from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.networks import LINEAR, MLP
 from atlas_jax.memory.one_step import OneStep
 from atlas_jax.models import atlas, describe
-from atlas_jax.models.atlas import AtlasConfig, memories, rule_of
+from atlas_jax.models.atlas_config import AtlasConfig, memories, rule_of
 from atlas_jax.training.checkpoint import Checkpointer
 
 SMALL = AtlasConfig(vocab_size=17, d_model=8, layers=1, heads=2, feed_forward=8, chunks=(4,), expansion=1, tied=True)
@@ -40,13 +41,30 @@ def tokens_of(config, length, batch=2, seed=0):
     ("changes", "message"),
     [
         ({"layers": 0}, "layers is 0, expected at least 1"),
+        ({"d_model": 8.0}, "d_model is 8.0, expected an integer"),
+        ({"layers": True}, "layers is True, expected an integer"),
+        ({"heads": "2"}, "heads is '2', expected an integer"),
+        ({"degree": 2.0}, "degree is 2.0, expected an integer"),
+        ({"shard": 4.0}, "shard is 4.0, expected an integer"),
+        ({"shard": 0}, "AtlasConfig.shard is 0, expected at least 1"),
+        ({"omega_window": 0}, "AtlasConfig.omega_window is 0, expected at least 1"),
+        ({"shard": 8, "global_chunk": 0}, "global_chunk is 0, expected at least 1"),
+        ({"chunks": 4}, "chunks is 4, expected a tuple of integers of at least 1"),
+        ({"chunks": [4]}, r"chunks is \[4\], expected a tuple of integers of at least 1"),
+        ({"chunks": (4, 0)}, r"AtlasConfig.chunks is \(4, 0\), expected a tuple of integers of at least 1"),
+        ({"block": "mag"}, "block is 'mag', expected one of memory, gate, layer, context"),
+        ({"rule": "titans"}, "rule is 'titans', expected one of descent, muon, lact, delta"),
+        ({"network": "gated_mlp"}, "network is 'gated_mlp', expected one of linear, mlp, gated mlp"),
+        ({"loss": "mse"}, "loss is 'mse', expected one of l2, dot, ascent"),
         ({"persistent": -1}, "persistent is -1, expected at least 0"),
         ({"d_model": 12, "heads": 4}, "d_model is 12, expected a multiple of 2 heads = 8"),
         ({"degree": 4}, "degree is 4, expected one of None, 1, 2, 3"),
         ({"dtype": "float16"}, "dtype is 'float16', expected one of float32, bfloat16"),
         ({"features": "exponential"}, "degree is None, expected 1, 2 or 3 for the features 'exponential'"),
         ({"rule": "delta"}, "network is 'mlp', expected 'linear' for the rule 'delta'"),
-        ({"rate": 0.0}, "rate is 0.0, expected more than 0"),
+        ({"rate": 0.0}, "rate is 0.0, expected a finite number of more than 0"),
+        ({"rate": float("inf")}, "rate is inf, expected a finite number of more than 0"),
+        ({"rate": ".1"}, "rate is '.1', expected a finite number of more than 0"),
         ({"rule": "delta", "network": "linear", "rate": 2.1}, "rate is 2.1, expected at most 2 for the rule 'delta'"),
         ({"rule": "delta", "network": "linear", "degree": 2}, "features is 'polynomial', expected 'exponential' for"),
         (
@@ -61,8 +79,19 @@ def tokens_of(config, length, batch=2, seed=0):
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):
+    config = copy(SMALL)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)  # past the types that only tests check
     with pytest.raises(ValueError, match=message):
-        replace(SMALL, **changes)
+        config.__post_init__()
+
+
+def test_a_misspelt_preset_is_answered_with_those_there_are():
+    with pytest.raises(
+        KeyError, match=r"preset is 'micro-tntt', expected one of micro, micro-gate, micro-tnt, .* 124\.7m"
+    ):
+        atlas.PRESETS["micro-tntt"]
+    assert atlas.PRESETS.get("micro-tntt") is None
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("42.6m", 42.6), ("124.7m", 124.7)])
@@ -91,8 +120,12 @@ def test_rules_and_memories_of_a_config():
         SMALL,
         replace(SMALL, rule="delta", network="linear", rate=1.0, block="layer"),
         replace(SMALL, rule="lact", network="gated mlp", block="gate"),
+        pytest.param(
+            replace(SMALL, chunks=(2, 4), shard=8, global_chunk=8, projection="norm_sum"), marks=pytest.mark.slow
+        ),
+        pytest.param(replace(SMALL, block="context", omega_window=2), marks=pytest.mark.slow),
     ],
-    ids=["titans", "delta", "lact"],
+    ids=["titans", "delta", "lact", "tnt", "context"],
 )
 def test_a_state_is_saved_restored_and_forked_bit_by_bit(config, tmp_path):
     run, params = applied(config), parameters(config)
@@ -133,6 +166,44 @@ def test_chunks_change_at_run_time_with_the_same_parameters_and_state():
     np.testing.assert_allclose(same[:, :2], finer[:, :2], rtol=0, atol=1e-7)
     assert np.abs(np.asarray(same - finer)).max() > 1e-6
     assert np.abs(np.asarray(finer - fresh)).max() > 1e-6
+
+
+CHUNK_CHANGES = [(8, 4, 7), (8, 4, 6), (8, 1, 5), (2, 8, 6), (4, 8, 4)]  # of chunks, after so many tokens
+
+
+@pytest.mark.parametrize("shard", [None, 8])
+@pytest.mark.parametrize(("before", "after", "place"), CHUNK_CHANGES)
+def test_chunks_may_change_at_any_token(before, after, place, shard):
+    """Within a chunk as well: read at once and token by token is the same, and nothing crosses the end of a shard."""
+    config = replace(SMALL, network="linear", chunks=(after,), shard=shard)
+    params, tokens = parameters(config), tokens_of(config, 23)
+    other = tokens.copy()
+    other[:, :3] = (tokens[:, :3] + 1) % config.vocab_size  # beyond the convolution's reach where the next shard begins
+
+    def rest(tokens):
+        _, state = applied(replace(config, chunks=(before,)))(params, tokens[:, :place])
+        return applied(config)(params, tokens[:, place:], state)
+
+    _, state = applied(replace(config, chunks=(before,)))(params, tokens[:, :place])
+    (logits, last), step, steps = rest(tokens), compiled(partial(atlas.step, config)), []
+    for token in tokens[:, place:].T:
+        said, state = step(params, token, state)
+        steps.append(said)
+    np.testing.assert_allclose(logits, np.stack(steps, axis=1), rtol=0, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), last, state)
+    moved = np.any(np.asarray(logits) != np.asarray(rest(other)[0]), axis=(0, 2))
+    assert moved[: max(0, 8 - place)].all()
+    assert moved[8 - place :].all() if shard is None else not moved[8 - place :].any()
+
+
+def test_the_chunk_of_a_global_memory_stays_where_shards_have_it():
+    """After three tokens of another model's chunk of 2: the next one of 8 ends with the shard."""
+    config = replace(SMALL, network="linear", chunks=(4,), shard=8, global_chunk=8)
+    params, tokens = parameters(config), tokens_of(config, 7)
+    _, state = applied(replace(config, global_chunk=2))(params, tokens[:, :3])
+    _, state = applied(config)(params, tokens[:, 3:], state)
+    for memory, phase in zip(state.blocks.memory.memories, (7, 3), strict=True):
+        np.testing.assert_array_equal(memory.phase, phase)
 
 
 @pytest.mark.parametrize("block", ["memory", "context"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 
 import jax
@@ -59,6 +60,9 @@ def test_draws_follow_the_distribution():
     ("options", "message"),
     [
         ({"temperature": 0.0}, "temperature is 0.0, expected above 0"),
+        ({"temperature": 1e-40}, "temperature is 1e-40, expected above 0, 1e-30 at the least"),
+        ({"temperature": float("nan")}, "temperature is nan, expected above 0"),
+        ({"top_k": 2.5}, "top_k is 2.5, expected 1 to vocab_size = 5"),
         ({"top_k": 0}, "top_k is 0, expected 1 to vocab_size = 5"),
         ({"top_k": 6}, "top_k is 6, expected 1 to vocab_size = 5"),
         ({"top_p": 0.0}, "top_p is 0.0, expected above 0 and at most 1"),
@@ -67,7 +71,7 @@ def test_draws_follow_the_distribution():
 )
 def test_an_option_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        truncate(jnp.zeros((1, 5)), **options)
+        inspect.unwrap(truncate)(jnp.zeros((1, 5)), **options)
 
 
 def test_the_likeliest_continuation_equals_feeding_everything_again(params, prompt):
@@ -98,6 +102,38 @@ def test_nothing_to_feed_or_to_draw_is_refused(params, prompt):
         generate(MODEL, CONFIG, params, prompt[:, :0], jax.random.key(0), tokens=3)
     with pytest.raises(ValueError, match="prompt of 11 tokens, 0 to draw"):
         generate(MODEL, CONFIG, params, prompt, jax.random.key(0), tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("given_prompt", "message"),
+    [
+        ([1, 2], r"generate: prompt is a list, expected integers \[batch, time\]"),
+        (np.zeros(3, np.int32), r"generate: prompt is int32\[3\], expected integers \[batch, time\]"),
+        (np.zeros((1, 3), np.float32), r"generate: prompt is float32\[1, 3\], expected integers"),
+    ],
+)
+def test_a_prompt_that_is_none_is_told(params, given_prompt, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(generate)(MODEL, CONFIG, params, given_prompt, jax.random.key(0), tokens=3)
+
+
+def test_a_number_of_tokens_is_an_integer(params, prompt):
+    with pytest.raises(ValueError, match=r"generate: tokens is 2\.0, expected an integer of at least 1"):
+        inspect.unwrap(generate)(MODEL, CONFIG, params, prompt, jax.random.key(0), tokens=2.0)
+
+
+def test_an_answer_that_is_not_a_number_draws_no_token(params, prompt):
+    """Not the first of the vocabulary, which would look like one."""
+    broken = {**params, "head": params["head"].at[0, 0].set(jnp.nan)}
+    for options in ({}, {"top_k": 1}, {"top_p": 0.5}):
+        drawn, _ = generate(MODEL, CONFIG, broken, prompt, jax.random.key(0), tokens=1, **options)
+        np.testing.assert_array_equal(drawn, -1)
+
+
+def test_the_coldest_temperature_draws_the_likeliest():
+    logits = jnp.asarray([[3e8, 1.0, 3.1e8, -1e8]])
+    drawn = jax.random.categorical(jax.random.key(0), jnp.broadcast_to(truncate(logits, temperature=1e-30), (99, 4)))
+    np.testing.assert_array_equal(drawn, 2)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 37))

@@ -69,6 +69,14 @@ def test_the_command_lists_every_preset(capsys):
         assert f"{row['state_bytes']:,}" in line
 
 
+def test_a_narrow_terminal_cuts_no_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    listing.main([])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert f"{describe('atlas', '42.6m')['parameters']:,}" in shown
+
+
 def test_a_misspelt_option_is_refused(capsys):
     with pytest.raises(SystemExit) as exit_:
         listing.main(["--jsn"])

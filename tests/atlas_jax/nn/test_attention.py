@@ -261,6 +261,11 @@ def test_memory_grows_with_length_not_with_its_square():
     ("changes", "message"),
     [
         ({"window": 0}, "window is 0, expected at least 1"),
+        (
+            {"query": np.zeros((5, 3, 4))},
+            r"query is float32 \(5, 3, 4\), expected floats \[batch, time, heads, width\]",
+        ),
+        ({"value": np.zeros((2, 5, 5))}, r"value is float32 \(2, 5, 5\), expected float32 \(2, 5, 3, 5\) as query"),
         ({"chunk": 0}, "chunk is 0, expected at least 1"),
         ({"query": np.zeros((2, 0, 3, 4))}, "query length is 0, expected at least 1"),
         ({"key": np.zeros((2, 5, 3, 6))}, r"key is float32 \(2, 5, 3, 6\), expected float32 \(2, 5, 3, 4\) as query"),
@@ -283,6 +288,26 @@ def test_wrong_input_is_refused_by_name(changes, message):
         inspect.unwrap(sliding_window_attention)(  # the tests' own shape checks would speak first
             *arrays, changes.get("state"), window=changes.get("window", 6), chunk=changes.get("chunk", 8)
         )
+
+
+def test_windows_and_tables_of_nothing():
+    with pytest.raises(ValueError, match="init_window: window is 0, expected at least 1"):
+        init_window(BATCH, 0, HEADS, KEY)
+    with pytest.raises(ValueError, match=r"rotary_table: base is -1.0, expected more than 0"):
+        rotary_table(3, KEY, -1.0)
+    assert init_window(BATCH, 3, HEADS, KEY, 0).values.shape == (BATCH, 2, HEADS, 0)
+
+
+def test_no_sequences_in_blocks_give_none():
+    mixed, state = compiled()(*on_device(drawn(LENGTH, batch=0), jnp.float32))
+    assert mixed.shape == (0, LENGTH, HEADS, VALUE)
+    assert state.keys.shape == (0, WINDOW - 1, HEADS, KEY)
+
+
+def test_a_scale_of_one_number_is_not_one_a_channel():
+    for shape in ((1,), (3, 7)):
+        with pytest.raises(ValueError, match=r"rms_norm: scale is float32\[.*\], expected \[7\], one a channel"):
+            inspect.unwrap(rms_norm)(jnp.ones((3, 7)), jnp.ones(shape))
 
 
 def test_rms_norm_is_its_formula_and_keeps_the_dtype():

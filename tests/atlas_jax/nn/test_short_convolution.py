@@ -134,6 +134,8 @@ def test_bfloat16_is_added_up_in_float32(kernel_dtype):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"kernel": np.zeros(3)}, r"kernel is \(3,\), expected \[width, channels\] with a width of at least 1"),
+        ({"x": np.zeros((5, 3))}, r"x is float32 \(5, 3\), expected \[batch, time, channels\]"),
         ({"kernel": np.zeros((0, 3))}, r"kernel is \(0, 3\), expected \[width, channels\] with a width of at least 1"),
         ({"kernel": np.zeros((4, 5))}, r"kernel is \(4, 5\), expected .* the 3 channels of x"),
         ({"past": np.zeros((2, 4, 3))}, r"past is float32 \(2, 4, 3\), expected float32 \(2, 3, 3\)"),
