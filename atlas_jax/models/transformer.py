@@ -189,7 +189,21 @@ def features(
     check_params(_parameter_shapes(config), params)
     check_state(jax.eval_shape(partial(init_state, config, tokens.shape[0])), state)
     # Unsigned, so that a negative token is as far outside as one that is too large, not the last but so many.
-    x = jnp.take(params["embedding"], jnp.asarray(tokens).astype(jnp.uint32), axis=0) * EMBEDDING_SCALE
+    embedded = jnp.take(params["embedding"], jnp.asarray(tokens).astype(jnp.uint32), axis=0)
+    return features_of_embedded(config, params, embedded, state)
+
+
+def features_of_embedded(
+    config: TransformerConfig, params: PyTree, embedded: Float[Array, "b t d"], state: TransformerState | None = None
+) -> tuple[Float[Array, "b t d"], TransformerState]:
+    """What `features` gives, of tokens that the caller has embedded in a way of its own; it checks nothing.
+
+    Args:
+      config: of the model.
+      params: parameters; the embedding among them is not looked at.
+      embedded: as rows of the embedding are, to be multiplied by `EMBEDDING_SCALE`.
+      state: where the last call stopped; None starts the sequences.
+    """
 
     def layer(x: Array, inputs: tuple[PyTree, Window | None]) -> tuple[Array, Window]:
         weights, window = inputs
@@ -198,6 +212,7 @@ def features(
         return x + _feed_forward(weights, rms_norm(x, weights["feed_forward_norm"])), window
 
     windows = None if state is None else state.windows
+    x = embedded * EMBEDDING_SCALE
     # Few layers are unrolled: a scan costs a CPU a copy of every layer's weights each step.
     x, windows = jax.lax.scan(layer, x, (params["blocks"], windows), unroll=config.layers if config.layers <= 4 else 1)
     return rms_norm(x, params["norm"]), TransformerState(windows)

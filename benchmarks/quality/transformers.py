@@ -43,16 +43,15 @@ def _init_state(config: TransformerConfig, batch: int) -> tuple[transformer.Tran
     return transformer.init_state(config, batch), init_past(batch, CONVOLUTION, config.d_model)
 
 
-def _embed(params: PyTree, tokens: Int[Array, "b t"]) -> tuple[PyTree, Int[Array, "b t"]]:
-    """The convolved embeddings of all tokens as a table of their own, and the row of each of them."""
-    x, _ = short_convolution(params["embedding"][tokens], params["convolution"])
-    return {**params, "embedding": x.reshape(-1, x.shape[-1])}, jnp.arange(tokens.size).reshape(tokens.shape)
+def _embed(params: PyTree, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    """The convolved embeddings of all tokens."""
+    return short_convolution(params["embedding"][tokens], params["convolution"])[0]
 
 
 def _features(
     config: TransformerConfig, params: PyTree, tokens: Int[Array, "b t"]
 ) -> tuple[Float[Array, "b t d"], None]:
-    x, _ = transformer.features(config, *_embed(params, tokens))
+    x, _ = transformer.features_of_embedded(config, params, _embed(params, tokens))
     return x, None
 
 
@@ -61,16 +60,18 @@ def _features_in_pieces(
 ) -> tuple[Float[Array, "b t d"], None]:
     """The features of a text longer than the window: the state is carried over pieces of that length."""
     batch, length = tokens.shape
-    params, rows = _embed(params, tokens)
-    padded = jnp.pad(rows, ((0, 0), (0, -length % config.context)))  # at the end, where nothing counted sees it
-    pieces = jnp.moveaxis(padded.reshape(batch, -1, config.context), 1, 0)
+    embedded = _embed(params, tokens)
+    padded = jnp.pad(
+        embedded, ((0, 0), (0, -length % config.context), (0, 0))
+    )  # at the end, where nothing counted sees it
+    pieces = jnp.moveaxis(padded.reshape(batch, -1, config.context, config.d_model), 1, 0)
 
-    def piece(state: Any, rows: Array) -> tuple[Any, Array]:
-        x, state = transformer.features(config, params, rows, state)
+    def piece(state: Any, embedded: Array) -> tuple[Any, Array]:
+        x, state = transformer.features_of_embedded(config, params, embedded, state)
         return state, x
 
     _, x = jax.lax.scan(piece, transformer.init_state(config, batch), pieces)
-    return jnp.moveaxis(x, 0, 1).reshape(batch, -1, x.shape[-1])[:, :length], None
+    return jnp.moveaxis(x, 0, 1).reshape(batch, -1, config.d_model)[:, :length], None
 
 
 def _apply(
