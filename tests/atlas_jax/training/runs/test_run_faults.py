@@ -123,10 +123,28 @@ def test_sigterm_saves_and_the_same_command_goes_on_though_lines_are_torn(
 # kill -9
 
 
-def start(arguments, log):
-    program = [sys.executable, "-m", "atlas_jax.training", *arguments]
+SLOWED = """
+import sys, time
+import atlas_jax.training.__main__ as command
+from atlas_jax.training.runs.progress import Display
+
+usual = Display.__call__
+
+def called(display, event):
+    usual(display, event)
+    if event.index >= int(sys.argv[1]):
+        time.sleep(0.5)
+
+Display.__call__ = called
+sys.exit(command.main(sys.argv[2:]))
+"""
+
+
+def start(arguments, log, slow_from=None):
+    """The command; slow_from: the step from which on it takes its time, lest it ends before it is killed."""
+    program = ["-m", "atlas_jax.training"] if slow_from is None else ["-c", SLOWED, str(slow_from)]
     with log.open("a") as told:
-        return subprocess.Popen(program, stdout=told, stderr=subprocess.STDOUT)
+        return subprocess.Popen([sys.executable, *program, *arguments], stdout=told, stderr=subprocess.STDOUT)
 
 
 def saved(folder):
@@ -151,13 +169,13 @@ def disturb(arguments, folder, log, chosen, number, *, early, inside):
 
     Args: early: while it starts; inside: at once when a save has begun, after so many others that none is as likely.
     """
-    before, child = saved(folder), start(arguments, log)
+    before, saves = max(saved(folder), 0), chosen.randrange(1, 4)
+    child = start(arguments, log, slow_from=before + 10 * saves + 5)
     try:
         if early:
             time.sleep(chosen.uniform(0, 4))
         else:
-            saves = chosen.randrange(1, 4)
-            wait(child, lambda: saved(folder) >= max(before, 0) + 10 * saves, log)
+            wait(child, lambda: saved(folder) >= before + 10 * saves, log)
             if inside:
                 wait(child, lambda: half_saved(folder), log)
             else:
