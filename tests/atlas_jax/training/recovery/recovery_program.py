@@ -1,8 +1,12 @@
-"""Trains a tiny model through two corrupt batches, saying when it saves; `test_recovery_killed` kills and restarts it."""
+"""Trains a tiny model through two corrupt batches, saying when it saves; `test_recovery_killed` kills and restarts it.
+
+Arguments: its folder; after how many saves it waits before each, lest it ends before it is killed.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -38,17 +42,21 @@ def say(what, step):
     sys.stdout.flush()
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, at_ease_after: int | None) -> None:
     state = init_state({"w": jnp.zeros((8, 1))}, adamw(weight_decay=0.1), jax.random.key(1))
     batches = CorruptBatches(Source(), [100, 220], lambda batch: {**batch, "y": 1e4 * batch["y"]})
     recovery = Recovery(Trigger(horizon=4, calibration=10), save_every=SAVE_EVERY, check_every=2, healthy_after=8)
-    seen = 0
+    seen = saves = 0
 
     def see(event):
         nonlocal seen
         seen = event.index
 
     def extra():
+        nonlocal saves
+        saves += 1
+        if at_ease_after is not None and saves > at_ease_after:
+            time.sleep(0.5)
         say("saving", seen)
         return {}
 
@@ -81,4 +89,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     compilation_cache()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

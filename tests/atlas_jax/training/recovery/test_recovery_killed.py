@@ -16,10 +16,13 @@ PROGRAM = Path(__file__).with_name("recovery_program.py")
 KILLS = 20
 
 
-def start(folder):
+def start(folder, *at_ease_after):
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, PROGRAM, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, PROGRAM, folder, *map(str, at_ease_after)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -59,7 +62,8 @@ def test_twenty_kills_while_saving_lose_nothing_that_was_acknowledged(tmp_path):
 
     chosen, acknowledged, inside = random.Random(0), 0, 0
     for kill in range(KILLS):
-        said = kill_while_saving(start(tmp_path / "killed"), chosen.randrange(2, 7), chosen.uniform(0, 0.03))
+        saves = chosen.randrange(2, 7)
+        said = kill_while_saving(start(tmp_path / "killed", saves), saves, chosen.uniform(0, 0.03))
         assert kill == 0 or said[0][0] == "restored", said
         for rollback in rollbacks:  # what a rollback abandons is not lost
             if rollback["restored"] < acknowledged <= rollback["fired"]:
