@@ -1,7 +1,8 @@
 """Chunk after chunk through a sequence or through any part of one, with an open chunk carried between calls.
 
 What is done with a chunk is the caller's: `open(state)` before its first token, `advance(state, xs, count)` on the first `count`
-of the tokens of a piece, which all lie in the open chunk. A chunk may come in one piece or in many.
+of the tokens of a piece, which all lie in the open chunk. A chunk may come in one piece or in many: work that grows with the
+square of a piece is done in tiles of a long chunk.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ class Chunks(NamedTuple):
     Attributes:
       size: tokens of a chunk.
       axis: of time, in inputs and outputs.
-      group: chunks whose inner values a backward pass holds at a time. For 1 it is given the state before each chunk and what is
-        `kept` of it; else the state before each group alone, and computes the group again.
+      group: pieces, that is tiles or chunks, whose inner values a backward pass holds at a time. For 1 it is given the state
+        before each piece and what is `kept` of it; else the state before each group alone, and computes the group again.
+      tile: most tokens of a piece; None: a chunk. Changes speed and memory, and results by rounding alone.
     """
 
     size: int
     axis: int
     group: int = 1
+    tile: int | None = None
+
+    @property
+    def piece(self) -> int:
+        """Tokens given to `advance` at a time: the chunk's largest divisor of a quarter of a tile to a tile, else the chunk."""
+        if self.tile is None or self.size <= self.tile:
+            return self.size
+        return next((n for n in range(self.tile, self.tile // 4, -1) if self.size % n == 0), self.size)
 
 
 def run_chunks(
@@ -60,7 +70,7 @@ def run_chunks(
     Returns:
       Outputs of all tokens, the state after the last, and the phase there.
     """
-    length = jax.tree.leaves(xs)[0].shape[chunks.axis]
+    length, size = jax.tree.leaves(xs)[0].shape[chunks.axis], chunks.piece
     go = _begins if phase is None else _anywhere
     begun = jnp.zeros((), jnp.int32) if phase is None else phase
 
@@ -69,21 +79,21 @@ def run_chunks(
         state, outputs = go(chunks, open, advance, carry, xs, count)
         return (state, (carry[1] + count) % chunks.size), outputs
 
-    if length <= chunks.size:
+    if length <= size:
         (state, ended), outputs = piece((state, begun), (xs, jnp.asarray(length, jnp.int32)))
         return outputs, state, ended
     # One program for all pieces: the last is filled up with tokens that are not there.
-    pieces = jax.tree.map(lambda x: _cut(chunks, x, -length % chunks.size), xs)
-    counts = np.minimum(chunks.size, length - np.arange(0, length, chunks.size)).astype(np.int32)
+    pieces = jax.tree.map(lambda x: _cut(chunks, x, -length % size), xs)
+    counts = np.minimum(size, length - np.arange(0, length, size)).astype(np.int32)
     (state, ended), outputs = _in_groups(piece, (state, begun), (pieces, jnp.asarray(counts)), chunks.group)
     return jax.tree.map(lambda x: _join(chunks, x, length), outputs), state, ended
 
 
 def _cut(chunks: Chunks, x: Array, missing: int) -> Array:
-    """[n, ..., chunk, ...] of [..., t, ...] and as many zeros as are missing."""
+    """[n, ..., piece, ...] of [..., t, ...] and as many zeros as are missing."""
     axis = chunks.axis
     x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, chunks.size, *x.shape[axis + 1 :]), axis, 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, chunks.piece, *x.shape[axis + 1 :]), axis, 0)
 
 
 def _join(chunks: Chunks, x: Array, length: int) -> Array:
@@ -113,26 +123,29 @@ def _in_groups(piece: Callable, carry: PyTree, pieces: PyTree, group: int) -> tu
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
 
 
+def _learn(
+    open: Open, advance: Advance, state: PyTree, phase: Int[Array, ""], xs: PyTree, count: Int[Array, ""]
+) -> tuple[PyTree, PyTree]:
+    """Tokens of one chunk, which they begin where the phase is 0."""
+    return advance(jax.lax.cond(phase == 0, open, lambda state: state, state), xs, count)
+
+
 def _begins(
     chunks: Chunks, open: Open, advance: Advance, carry: tuple[PyTree, Array], xs: PyTree, count: Int[Array, ""]
 ) -> tuple[PyTree, PyTree]:
-    """A piece that begins a chunk."""
-    del chunks
-    return advance(open(carry[0]), xs, count)
+    """A piece that begins a chunk, or one of several that a chunk is cut into."""
+    if chunks.piece == chunks.size:
+        return advance(open(carry[0]), xs, count)
+    return _learn(open, advance, *carry, xs, count)
 
 
 def _anywhere(
     chunks: Chunks, open: Open, advance: Advance, carry: tuple[PyTree, Array], xs: PyTree, count: Int[Array, ""]
 ) -> tuple[PyTree, PyTree]:
-    """A piece of at most a chunk that begins anywhere in one: the rest of the open chunk, then the beginning of the next."""
+    """A piece that begins anywhere in a chunk: the rest of the open chunk, then the beginning of the next."""
     state, phase = carry
-    length = jax.tree.leaves(xs)[0].shape[chunks.axis]
-
-    def learn(state: PyTree, phase: Array, xs: PyTree, count: Array) -> tuple[PyTree, PyTree]:
-        return advance(jax.lax.cond(phase == 0, open, lambda state: state, state), xs, count)
-
-    if length == 1:
-        return learn(state, phase, xs, count)
+    if jax.tree.leaves(xs)[0].shape[chunks.axis] == 1:
+        return _learn(open, advance, state, phase, xs, count)
 
     def part(carry: tuple[PyTree, Array, Array, PyTree], _: None) -> tuple[tuple[PyTree, Array, Array, PyTree], None]:
         state, phase, done, outputs = carry
@@ -140,7 +153,7 @@ def _anywhere(
 
         def some(state: PyTree, outputs: PyTree) -> tuple[PyTree, PyTree]:
             turned = jax.tree.map(lambda x: jnp.roll(x, -done, chunks.axis), xs)  # the tokens of this part first
-            state, new = learn(state, phase, turned, now)
+            state, new = _learn(open, advance, state, phase, turned, now)
             return state, jax.tree.map(partial(_fill, chunks, done, now), outputs, new)
 
         state, outputs = jax.lax.cond(now > 0, some, lambda state, outputs: (state, outputs), state, outputs)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atlas_jax.memory.dual import ratios
+from atlas_jax.memory.decays import ratios, running
 from atlas_jax.memory.features import expand, scores
 from atlas_jax.memory.networks import LINEAR, Network, Weights
 from atlas_jax.memory.tokens import Tokens, masked
@@ -60,6 +60,11 @@ class GatedDelta:
     def window(self) -> int:
         """Tokens that each update is about: one."""
         return 1
+
+    @property
+    def quadratic(self) -> bool:
+        """Every token is multiplied with every one before it in its piece."""
+        return True
 
     def start(self, weights: Weights, width: int, value_width: int) -> DeltaState:
         """The memory before its first token.
@@ -104,7 +109,7 @@ class GatedDelta:
         gates = masked(tokens.gates, jnp.arange(len(tokens.key), dtype=count.dtype) < count)
         before = state.weights["value"]
         key, query = expand(tokens.key, scales), expand(tokens.query, scales)
-        decay, kept = ratios(gates.log_keep), jnp.exp(jnp.cumsum(gates.log_keep))
+        decay, kept = ratios(gates.log_keep), jnp.exp(running(gates.log_keep))
         added = solve(
             gates.rate[:, None] * decay * scores(tokens.key, tokens.key, scales),
             gates.rate[:, None] * (tokens.value - kept[:, None] * (key @ before)),

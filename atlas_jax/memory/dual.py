@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from atlas_jax.memory.checks import check_rule
 from atlas_jax.memory.chunks import kept
+from atlas_jax.memory.decays import fading_sums, ratios, running
 from atlas_jax.memory.features import expand, scores
 from atlas_jax.memory.gradients import Loss, layer_gradients
 from atlas_jax.memory.networks import LIMIT, Network, Weights, limited
@@ -84,6 +85,11 @@ class Descent:
 
     def __post_init__(self) -> None:
         check_rule(self)
+
+    @property
+    def quadratic(self) -> bool:
+        """Every token is multiplied with every one before it in its piece."""
+        return True
 
     def start(self, weights: Weights, width: int, value_width: int) -> DescentState:
         """A memory of these weights, within the limit, before its first token."""
@@ -161,34 +167,22 @@ def _sums(
     return both[:, : g.shape[1]], both[:, g.shape[1] :]
 
 
-def running(logs: Float[Array, " t"]) -> Float[Array, " t"]:
-    """Sums of the first 1, .., t: as a product with a triangle, which on a CPU takes a third of the time of a cumulative sum."""
-    ones = jnp.tril(jnp.ones((len(logs), len(logs)), logs.dtype))
-    return jnp.matmul(ones, logs, precision=jax.lax.Precision.HIGHEST)
-
-
-def ratios(logs: Float[Array, " t"]) -> Float[Array, "t t"]:
-    """[n, k] is the product of exp(logs) over k < l <= n; 0 above the diagonal. Masked before the exponential."""
-    total = running(logs)
-    lower = jnp.tril(jnp.ones((len(logs), len(logs)), bool))
-    return kept(jnp.where(lower, jnp.exp(jnp.where(lower, total[:, None] - total[None, :], 0.0)), 0.0))
-
-
 def by_momentum(gates: Gates, past: Float[Array, " w"], window: int) -> Float[Array, "t s"]:
     """B: what the gradient of each token of the window before and of the piece counts in the momentum after each token."""
-    strength = jnp.concatenate([past, gates.strength])
-    momentum = ratios(gates.log_momentum) * gates.rate[None, :]
+    strength = jnp.concatenate([past, gates.strength])[None, :]
+    rate = gates.rate[:, None]
     if window == 1:
-        return momentum * strength[None, :]
-    n, i = jnp.arange(len(gates.rate))[:, None] + window - 1, jnp.arange(len(strength))[None, :]
-    return momentum @ jnp.where((i <= n) & (i > n - window), strength[None, :], 0.0)
+        return ratios(gates.log_momentum) * gates.rate[None, :] * strength
+    n, i = jnp.arange(len(rate))[:, None] + window - 1, jnp.arange(strength.shape[1])[None, :]
+    return fading_sums(gates.log_momentum, rate * jnp.where((i <= n) & (i > n - window), strength, 0.0))
 
 
 def _mixing(gates: Gates, count: Int[Array, ""], past: Float[Array, " w"], window: int) -> _Mixing:
     there = jnp.arange(len(gates.rate), dtype=count.dtype) < count
     gates = masked(gates, there)
-    # A token that is not there leaves the weights alone: the momentum, which stays, is not added to them once more.
-    keep = jnp.where(there[None, :], ratios(gates.log_keep), 0.0)
     momentum = by_momentum(gates, past, window)
     decayed = jnp.exp(running(gates.log_momentum))
-    return _Mixing(kept(keep @ momentum), momentum, jnp.exp(running(gates.log_keep)), keep @ decayed, decayed)
+    # A token that is not there leaves the weights alone: the momentum, which stays, is not added to them once more.
+    added = jnp.where(there[:, None], jnp.concatenate([momentum, decayed[:, None]], axis=1), 0.0)
+    summed = kept(fading_sums(gates.log_keep, added))
+    return _Mixing(summed[:, :-1], momentum, jnp.exp(running(gates.log_keep)), summed[:, -1], decayed)

@@ -109,6 +109,11 @@ class OneStep:
         """
         return cls(network, loss="dot", orthogonalise=coefficients, unit_columns=True, limit=None)
 
+    @property
+    def quadratic(self) -> bool:
+        """Tokens meet in sums alone."""
+        return False
+
     def start(self, weights: Weights, width: int, value_width: int) -> OneStepState:
         """The memory before its first token.
 

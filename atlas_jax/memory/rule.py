@@ -24,6 +24,11 @@ class Rule(Protocol):
         """Tokens whose losses each update descends, with strengths of their own where there are several."""
         ...
 
+    @property
+    def quadratic(self) -> bool:
+        """Whether the work of `advance` grows with the square of its tokens, so that tiles of a long chunk cost less."""
+        ...
+
     def start(self, weights: Weights, width: int, value_width: int) -> Any:
         """The state before the first token of a sequence or shard, with these weights."""
         ...

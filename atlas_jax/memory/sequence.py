@@ -36,7 +36,9 @@ class MemoryConfig:
       projection: queries are mapped into the span of the keys seen, by "norm_sum" or "per_key" (`atlas_jax.memory.projection`);
         None: queries as they are.
       span: where the keys of the projection begin anew: with the "shard", or with every "chunk".
-      group: chunks that a backward pass holds at a time, see `chunks.Chunks`.
+      group: pieces that a backward pass holds at a time, see `chunks.Chunks`.
+      tile: tokens of a longer chunk that are multiplied with one another at once, where the work grows with their square. Changes
+        speed and memory, and results by rounding alone.
 
     Raises:
       ValueError: a length is not positive, shard is no multiple of chunk, or a name is unknown.
@@ -48,9 +50,11 @@ class MemoryConfig:
     projection: str | None = None
     span: Literal["shard", "chunk"] = "shard"
     group: int = 1
+    tile: int = 64
 
     def __post_init__(self) -> None:
-        for name, value in (("chunk", self.chunk), ("shard", self.shard), ("group", self.group)):
+        for name in ("chunk", "shard", "group", "tile"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"MemoryConfig.{name} is {value}, expected at least 1")
         if self.shard is not None and self.shard % self.chunk:
@@ -158,7 +162,8 @@ def _run(
     if given is not None:
         check_state(new, given)
         _check_phase(config, given)
-    chunks = Chunks(config.chunk, TIME, config.group)
+    quadratic = config.rule.quadratic or config.projection is not None
+    chunks = Chunks(config.chunk, TIME, config.group, config.tile if quadratic else None)
 
     # Only a state from elsewhere, or a shard's end, can ask for a new beginning.
     resets = given is not None or config.shard is not None

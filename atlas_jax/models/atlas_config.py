@@ -59,6 +59,8 @@ class AtlasConfig:
       shard: of the local memories; a multiple of every chunk, None never.
       global_chunk: of one more memory, that goes on over shards; a divisor of shard, so that no past token is hidden from both.
         None: no such memory.
+      tile: tokens of a longer chunk that are multiplied with one another at once, see `memory.sequence`; for speed and memory
+        alone, and not for "context".
       projection: of the queries of local memories, "norm_sum", "per_key" or None.
       expansion: hidden channels of a memory's network, in widths of a head.
       degree: of polynomial features of keys and queries, 1 to 3; None: none.
@@ -91,6 +93,7 @@ class AtlasConfig:
     chunks: tuple[int, ...] = (16,)
     shard: int | None = None
     global_chunk: int | None = None
+    tile: int = 64
     projection: str | None = None
     expansion: int = 4
     degree: int | None = None
@@ -136,11 +139,9 @@ class AtlasConfig:
 
 def _check_sizes(config: AtlasConfig) -> None:
     """Refuses what is no number of channels, tokens or things."""
-    least = dict.fromkeys(
-        ("vocab_size", "d_model", "layers", "heads", "feed_forward", "context", "window", "omega_window", "expansion"),
-        1,
-    )
-    for name, smallest in (least | {"persistent": 0, "shard": 1, "global_chunk": 1, "degree": 1}).items():
+    sizes = ("vocab_size", "d_model", "layers", "heads", "feed_forward", "context", "expansion")
+    lengths = ("window", "omega_window", "tile", "shard", "global_chunk")
+    for name, smallest in (dict.fromkeys((*sizes, *lengths, "degree"), 1) | {"persistent": 0}).items():
         value: int = getattr(config, name)
         if value is None and name in {"shard", "global_chunk", "degree"}:
             continue
@@ -187,9 +188,9 @@ def rule_of(config: AtlasConfig) -> Rule:
 
 def memories(config: AtlasConfig) -> tuple[MemoryConfig, ...]:
     """The memories of every layer: the global one first, if there is one, then the local ones."""
-    rule = rule_of(config)
-    local = tuple(MemoryConfig(rule, chunk, config.shard, config.projection) for chunk in config.chunks)
-    return local if config.global_chunk is None else (MemoryConfig(rule, config.global_chunk), *local)
+    rule, tile = rule_of(config), config.tile
+    local = tuple(MemoryConfig(rule, chunk, config.shard, config.projection, tile=tile) for chunk in config.chunks)
+    return local if config.global_chunk is None else (MemoryConfig(rule, config.global_chunk, tile=tile), *local)
 
 
 _MICRO = AtlasConfig(tied=True)

@@ -34,9 +34,14 @@ AXES = Case(
     (1, 2, 5, CHUNK + 2),
     (None, "norm_sum", "per_key", "per_key by chunk"),
     (None, LIMIT),
-    ("endless", "shards", "single tokens"),
+    ("endless", "shards", "tiles", "single tokens"),
 )
-LENGTHS = {"endless": (CHUNK, None), "shards": (CHUNK, 2 * CHUNK), "single tokens": (1, None)}  # chunk and shard
+LENGTHS = {  # chunk, shard, tile
+    "endless": (CHUNK, None, CHUNK),
+    "shards": (CHUNK, 2 * CHUNK, CHUNK),
+    "tiles": (CHUNK, 3 * CHUNK, CHUNK // 2),
+    "single tokens": (1, None, 1),
+}
 
 
 def admitted(case: Case) -> bool:
@@ -68,7 +73,8 @@ def config_of(case: Case) -> MemoryConfig:
             None if case.limit is None else 1.0,
         )
     projection, _, span = (case.projection or "").partition(" by ")
-    return MemoryConfig(rule, *LENGTHS[case.lengths], projection or None, span or "shard")
+    chunk, shard, tile = LENGTHS[case.lengths]
+    return MemoryConfig(rule, chunk, shard, projection or None, span or "shard", tile=tile)
 
 
 def combined(case: Case, strength: int) -> frozenset[tuple]:

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import compiled
-from memory_world import random_beginning, random_tokens
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from memory_world import RULES, random_beginning, random_tokens
 
+from atlas_jax.memory.chunks import Chunks
 from atlas_jax.memory.dual import Descent
 from atlas_jax.memory.networks import MLP
 from atlas_jax.memory.one_step import OneStep
@@ -51,6 +53,39 @@ def test_groups_of_chunks_change_nothing_but_what_is_kept():
         for other in others:
             for got, wanted in zip(other, expected, strict=True):
                 np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "tile", "piece"), [(64, 64, 64), (64, 100, 64), (2048, 64, 64), (96, 64, 48), (127, 64, 127), (6, 1, 1)]
+)
+def test_long_chunks_come_in_tiles_that_divide_them(chunk, tile, piece):
+    assert Chunks(chunk, 0, tile=tile).piece == piece
+    assert Chunks(chunk, 0).piece == chunk
+
+
+def largest(jaxpr):
+    """Elements of the largest array that a program makes, those inside it included."""
+    inner = [
+        it for equation in jaxpr.eqns for it in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program)
+    ]
+    sizes = [variable.aval.size for equation in jaxpr.eqns for variable in equation.outvars]
+    return max([*sizes, *(largest(getattr(it, "jaxpr", it)) for it in inner if is_program(it))], default=0)
+
+
+def is_program(x):
+    return isinstance(x, ClosedJaxpr | Jaxpr)
+
+
+@pytest.mark.parametrize(
+    ("rule", "projection"), [("titans", None), ("omega", None), ("delta", None), ("lact", "norm_sum")]
+)
+def test_work_and_memory_of_a_long_chunk_do_not_grow_with_its_square(rule, projection):
+    """No array of tokens by tokens, backward pass included."""
+    config = MemoryConfig(RULES[rule], 1024, projection=projection, tile=16)
+    beginning = random_beginning(config.rule.network.name, persistent=2 if projection else 0)
+    tokens = random_tokens(length=1024)
+    program = jax.make_jaxpr(jax.grad(outputs_of(config), allow_int=True))(beginning, tokens)
+    assert largest(program.jaxpr) < 1024 * 1024 / 8
 
 
 def test_a_backward_pass_is_given_little_of_a_chunk(monkeypatch):

@@ -12,15 +12,14 @@ from memory_world import LENGTH, RULES, part, random_beginning, random_tokens
 
 from atlas_jax.memory.sequence import MemoryConfig, run
 
-# Chunk, shard, projection and its span: a window longer than a chunk, shards of several, keys counted by chunk and by shard.
-LENGTHS = {
-    "titans": (4, None, "norm_sum"),
-    "omega": (4, 8),
-    "muon": (4, 12, "per_key"),
-    "lact": (8, None),
-    "delta": (4, 8, "per_key", "chunk"),
+# A window longer than a chunk, shards of several, keys counted by chunk and by shard, chunks of two tiles.
+CONFIGS = {
+    "titans": MemoryConfig(RULES["titans"], 4, projection="norm_sum"),
+    "omega": MemoryConfig(RULES["omega"], 4, 8, tile=2),
+    "muon": MemoryConfig(RULES["muon"], 4, 12, "per_key"),
+    "lact": MemoryConfig(RULES["lact"], 8),
+    "delta": MemoryConfig(RULES["delta"], 4, 8, "per_key", "chunk", tile=2),
 }
-CONFIGS = {name: MemoryConfig(RULES[name], *lengths) for name, lengths in LENGTHS.items()}
 PARTS = (1, 3, 11)  # few, as each compiles a program: less than a chunk, more than one and than a shard
 PLACES = np.array([0, 3, 4, 7, 8, LENGTH - 1])  # changed, one in each sequence
 each_rule = pytest.mark.parametrize("name", CONFIGS)
