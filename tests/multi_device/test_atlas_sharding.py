@@ -26,7 +26,7 @@ SMALL = {"vocab_size": 11, "d_model": 8, "layers": 2, "feed_forward": 8, "window
 CONFIGS = {  # slices of 8 tokens or 16; chunks of 3 begin anywhere in one
     "micro": replace(PRESETS["micro"], **SMALL, chunks=(3,)),
     "micro-tnt": replace(PRESETS["micro-tnt"], **SMALL, network="linear", chunks=(4,), shard=8, global_chunk=4),
-    "micro-mlp": replace(PRESETS["micro-tnt"], **SMALL, chunks=(2, 4), shard=8, global_chunk=8),
+    "micro-mlp": replace(PRESETS["micro-tnt"], **SMALL, chunks=(2, 4), shard=8, global_chunk=8, tile=2),
     "micro-gate": replace(PRESETS["micro-gate"], **SMALL, chunks=(4,)),
     "micro-muon": replace(PRESETS["micro-muon"], **SMALL, chunks=(4,)),
     "micro-context": replace(PRESETS["micro-context"], **SMALL, chunks=(4,)),
