@@ -49,6 +49,8 @@ class Options:
     width: int = 64
     """Channels of a head."""
     chunk: int = 64
+    tile: int = 64
+    """Of our layer, see `atlas_jax.memory.sequence`: that of a whole chunk multiplies all its tokens with one another at once."""
     length: int = 1024
     """Tokens of a sequence."""
     repeats: int = 5
@@ -109,7 +111,7 @@ def _jax_layer(options: Options) -> tuple[Any, Any, Callable[[Any, Any], Any]]:
     from atlas_jax.memory.sequence import MemoryConfig
     from atlas_jax.nn.memory import MemoryLayer
 
-    layer = MemoryLayer(options.heads, (MemoryConfig(Descent(MLP), options.chunk),), expansion=4)
+    layer = MemoryLayer(options.heads, (MemoryConfig(Descent(MLP), options.chunk, tile=options.tile),), expansion=4)
     inputs = jax.random.normal(jax.random.key(1), (options.batch, options.length, options.heads * options.width))
     params = jax.jit(layer.init)(jax.random.key(0), inputs[:, :1])
 
@@ -236,7 +238,7 @@ def main(options: Options) -> None:
             costs[side].append(in_own_process(MEASURE[side], options))
     records = Records(options.results)
     tokens = options.batch * options.length
-    about = {name: getattr(options, name) for name in ("what", "batch", "heads", "width", "chunk", "length")}
+    about = {name: getattr(options, name) for name in ("what", "batch", "heads", "width", "chunk", "tile", "length")}
     about["malloc"] = os.environ["GLIBC_TUNABLES"]
     seconds = {side: statistics.median(cost.seconds for cost in costs[side]) for side in sides}
     added = {side: float(statistics.median(cost.added for cost in costs[side])) for side in sides}
