@@ -63,9 +63,10 @@ class Options:
 
 
 class Rows(NamedTuple):
-    """What is read: names of the files, about how many rows, what it depends on, and the chunks."""
+    """What is read: names of the files, paths of those on this disk, about how many rows, what it depends on, the chunks."""
 
     files: tuple[str, ...]
+    paths: tuple[str, ...]
     about: int | None
     facts: dict[str, Any]
     chunks: Iterable[tuple[int, np.ndarray, pa.RecordBatch]]
@@ -115,10 +116,14 @@ def _open(options: Options) -> Rows:
     """The rows to compare."""
     columns = options.columns
     if options.near and not columns:
-        dataset = open_dataset(options.data, skip_bad_rows=options.skip_bad_rows)
+        try:
+            dataset = open_dataset(options.data, skip_bad_rows=options.skip_bad_rows)
+        except DatasetError as error:
+            raise DatasetError(str(error).replace("--text-column", "--columns")) from None  # as it is named here
         if dataset.metadata.schema != "plain" or dataset.metadata.format == "text":
             facts = {"files": dataset.metadata.files, "bytes": dataset.metadata.bytes}
-            return Rows(dataset.metadata.files, None, facts, _text_chunks(dataset.stream()), dataset.skipped)
+            paths = dataset.local_paths()
+            return Rows(dataset.metadata.files, paths, None, facts, _text_chunks(dataset.stream()), dataset.skipped)
         columns = dataset.metadata.fields
     table = open_table(options.data, skip_bad_rows=options.skip_bad_rows)
     known = [name for name, _ in table.metadata.columns]
@@ -126,7 +131,8 @@ def _open(options: Options) -> Rows:
         if name not in known:
             raise DatasetError(f"--columns {name}: {options.data} has no such column, only {', '.join(known)}")
     facts = {"files": table.metadata.files, "bytes": table.metadata.bytes, "columns": columns}
-    return Rows(table.metadata.files, table.metadata.rows, facts, table.stream(columns=columns or None), table.skipped)
+    stream = table.stream(columns=columns or None)
+    return Rows(table.metadata.files, table.local_paths(), table.metadata.rows, facts, stream, table.skipped)
 
 
 def _text_chunks(stream: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, np.ndarray, pa.RecordBatch]]:
@@ -174,6 +180,10 @@ def _run(options: Options, errors: Console) -> tuple[Found, int]:
     )
     with ExitStack() as stack:
         rows = _open(options)
+        if options.out.exists() and any(options.out.samefile(path) for path in rows.paths):
+            raise DatasetError(
+                f"--out {options.out}: is a file of the data, which would be lost; expected another name"
+            )
         folder = options.work
         if folder is None:
             options.out.parent.mkdir(parents=True, exist_ok=True)

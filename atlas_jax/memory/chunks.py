@@ -25,7 +25,7 @@ _KEPT = "of a chunk"
 
 
 def kept(x: Array) -> Array:
-    """x, which a backward pass is given: its chunk is computed again but for such arrays."""
+    """x, which a backward pass is given: its piece is computed again but for such arrays."""
     return checkpoint_name(x, _KEPT)
 
 
@@ -47,10 +47,10 @@ class Chunks(NamedTuple):
 
     @property
     def piece(self) -> int:
-        """Tokens given to `advance` at a time: the chunk's largest divisor of a quarter of a tile to a tile, else the chunk."""
+        """Tokens given to `advance` at a time: the chunk, its largest divisor of over half a tile to a tile, or else a tile."""
         if self.tile is None or self.size <= self.tile:
             return self.size
-        return next((n for n in range(self.tile, self.tile // 4, -1) if self.size % n == 0), self.size)
+        return next((n for n in range(self.tile, self.tile // 2, -1) if self.size % n == 0), self.tile)
 
 
 def run_chunks(
@@ -64,14 +64,14 @@ def run_chunks(
       advance: (state, tokens, count) to (state, outputs); what comes from `count` on leaves the state alone.
       state: before the first token.
       phase: tokens of the open chunk that came before, 0 to size - 1; None says at compile time that a chunk begins here, so that
-        no piece holds parts of two.
+        no piece which divides it holds parts of two.
       xs: arrays with t tokens on the axis of time.
 
     Returns:
       Outputs of all tokens, the state after the last, and the phase there.
     """
     length, size = jax.tree.leaves(xs)[0].shape[chunks.axis], chunks.piece
-    go = _begins if phase is None else _anywhere
+    go = _begins if phase is None and chunks.size % size == 0 else _anywhere
     begun = jnp.zeros((), jnp.int32) if phase is None else phase
 
     def piece(carry: tuple[PyTree, Array], given: tuple[PyTree, Array]) -> tuple[tuple[PyTree, Array], PyTree]:

@@ -36,8 +36,12 @@ def ratios(logs: Float[Array, " t"]) -> Float[Array, "t t"]:
     if len(logs) <= BLOCK:
         return _ratios(_running(logs))
     inside = jax.vmap(_running)(_blocks(logs))
-    between = _stretches(jnp.pad(inside[:-1, -1], (1, 0)))  # from the beginning of k's block to that of n's
-    total = inside[:, :, None, None] + between[:, None, :, None] - inside[None, None, :, :]
+    ended = inside[:, -1]
+    between = jnp.pad(_stretches(ended)[:-1], ((1, 0), (0, 0)))  # from the end of k's block to the beginning of n's
+    # Each of k's block by itself, before the sums of other blocks: what it forgot before k would round them.
+    same = jnp.eye(len(ended), dtype=bool)[:, :, None]
+    rest = jnp.where(same, -inside[None], ended[None, :, None] - inside[None])
+    total = inside[:, :, None, None] + (between[:, :, None] + rest)[:, None, :, :]
     size = inside.size
     return _exponential(total.reshape(size, size)[: len(logs), : len(logs)])
 

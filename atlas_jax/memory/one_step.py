@@ -164,11 +164,12 @@ class OneStep:
         gates = masked(tokens.gates, jnp.arange(len(tokens.query), dtype=count.dtype) < count)
         seen = with_past(state.past, tokens)
         layers = layer_gradients(self.network, self.loss, state.weights, seen.key, seen.value, scales, self.dtype)
-        log_momentum = jnp.cumsum(gates.log_momentum)
-        share = gates.rate * jnp.exp(log_momentum[-1] - log_momentum)  # of every token's gradient in the last momentum
+        # Sums up to the last token, not differences of sums from the first, which tokens without momentum would round.
+        onwards = jax.lax.cumsum(gates.log_momentum, reverse=True)
+        share = gates.rate * jnp.exp(jnp.pad(onwards[1:], (0, 1)))  # of every token's gradient in the last momentum
         by_momentum = (_windowed(share, self.window) * seen.strength)[:, None]
         momentum = {
-            name: jnp.exp(log_momentum[-1]) * before
+            name: jnp.exp(onwards[0]) * before
             - matmul_tn(by_momentum * layers.inputs[name], layers.gradients[name], self.dtype)
             for name, before in state.momentum.items()
         }

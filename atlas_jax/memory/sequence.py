@@ -37,8 +37,9 @@ class MemoryConfig:
         None: queries as they are.
       span: where the keys of the projection begin anew: with the "shard", or with every "chunk".
       group: pieces that a backward pass holds at a time, see `chunks.Chunks`.
-      tile: tokens of a longer chunk that are multiplied with one another at once, where the work grows with their square. Changes
-        speed and memory, and results by rounding alone.
+      tile: most tokens of a longer chunk that are multiplied with one another at once, where the work grows with their square.
+        Changes speed and memory, and results by rounding alone. A backward pass is given the state before every tile: weights of
+        many features want longer ones.
 
     Raises:
       ValueError: a length is not positive, shard is no multiple of chunk, or a name is unknown.
@@ -55,7 +56,9 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         for name in ("chunk", "shard", "group", "tile"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None and name == "shard":
+                continue
+            if value is None or value < 1:
                 raise ValueError(f"MemoryConfig.{name} is {value}, expected at least 1")
         if self.shard is not None and self.shard % self.chunk:
             raise ValueError(f"MemoryConfig.shard is {self.shard}, expected a multiple of chunk = {self.chunk}")

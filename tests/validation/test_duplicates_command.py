@@ -74,6 +74,26 @@ def test_wrong_options_are_named(table, tmp_path, capsys, arguments, message):
     assert [file.name for file in tmp_path.iterdir()] == ["data.csv"]
 
 
+@pytest.mark.parametrize("near", [[], ["--near"], ["--near", "--columns", "text"]])
+@pytest.mark.parametrize("name", ["data.jsonl", "linked.jsonl"])
+def test_the_data_are_not_written_over(tmp_path, capsys, name, near):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "a b"}\n{"text": "c d"}\n')
+    (tmp_path / "linked.jsonl").symlink_to(data)
+    assert main([str(data), "--out", str(tmp_path / name), *near]) == 2
+    assert f"{name}: is a file of the data, which would be lost" in capsys.readouterr().err
+    assert data.read_text().count("text") == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.jsonl", "linked.jsonl"]
+
+
+def test_near_asks_for_columns_where_no_text_is_found(tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    path.write_text("goal,target\na,b\n")
+    assert main([str(path), "--near", "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert "columns: goal, target; name one with --columns" in capsys.readouterr().err
+    assert main([str(path), "--near", "--columns", "goal", "target", "--out", str(tmp_path / "o.jsonl")]) == 0
+
+
 def test_missing_and_broken_data(tmp_path, capsys):
     assert main([str(tmp_path / "none.csv"), "--out", str(tmp_path / "o.jsonl")]) == 2
     (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')

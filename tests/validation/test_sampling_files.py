@@ -16,7 +16,9 @@ from validation.sampling import first_look, stratified_sample
         ("user.json", "user.parquet", r"user\.json is a file of the data"),
         ("user.parquet", "user.parquet", r"user\.parquet is a file of the data"),
         ("user.parquet", "linked.parquet", r"linked\.parquet is a file of the data"),
-        ("user.parquet", "sample.json", "the JSON file beside it would have the same name"),
+        ("user.parquet", "sample.json", r"sample\.json: expected a name that ends in \.parquet"),
+        ("user.parquet", "sample.csv", r"sample\.csv: expected a name that ends in \.parquet"),
+        ("user.parquet", "other.parquet", r"other\.json is there already, and no sample beside it"),
         ("user.parquet", "folder.parquet", r"folder\.parquet is a folder"),
     ],
 )
@@ -24,6 +26,7 @@ def test_nothing_of_the_users_is_written_over(tmp_path, data, out, reason):
     table = mixed(200)
     pq.write_table(table, tmp_path / "user.parquet")
     (tmp_path / "user.json").write_text(json.dumps(table.to_pylist()), encoding="utf-8")
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
     (tmp_path / "linked.parquet").symlink_to(tmp_path / "user.parquet")
     (tmp_path / "folder.parquet").mkdir()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

@@ -72,6 +72,10 @@ class Dataset:
             file, row, reason = self.skipped[0]
             raise DatasetError(f"{self.metadata.path}: every row is bad; the first is row {row} of {file}: {reason}")
 
+    def local_paths(self) -> tuple[str, ...]:
+        """Paths of the files on the local disk, so that nobody writes over them."""
+        return tuple(source.path for source in self._sources if source.storage.local)
+
     def _rows(self) -> Iterator[tuple[int, int, str, int]]:
         for index, (source, name) in enumerate(zip(self._sources, self.metadata.files, strict=True)):
             bad = BadRows(source, name, self.skipped if self._skip_bad_rows else None)

@@ -23,6 +23,7 @@ CONTEXT = ("input", "context")
 RESPONSE = ("output", "response", "completion", "answer")
 MESSAGES = ("messages", "conversations", "conversation")
 RESPONDENTS = frozenset(("assistant", "gpt", "model", "bot", "chatgpt", "ai"))
+_LISTED = 20  # columns that an error names
 
 Rendered = tuple[str, int]
 """A row's text, and the character where its trained part begins."""
@@ -110,7 +111,9 @@ def _first(columns: Mapping[str, str], names: Iterable[str]) -> str | None:
 
 
 def _listed(columns: Columns) -> str:
-    return ", ".join(columns)
+    names = list(columns)
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def _string(values: Mapping[str, Any], field: str) -> str:

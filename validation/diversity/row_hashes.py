@@ -7,7 +7,7 @@ import pyarrow as pa
 from jaxtyping import Bool, UInt64
 
 from validation.diversity.hash_counts import mixed
-from validation.diversity.texts import Texts, hash_texts, normalise, normalise_strings
+from validation.diversity.texts import Texts, as_they_are, hash_texts, normalise, normalise_strings
 
 FEW = 4  # values of a sample of a column for every different one, from which each is hashed once
 SAMPLE = 1024
@@ -47,11 +47,12 @@ def _hash_column(column: pa.Array) -> tuple[UInt64[np.ndarray, "2 rows"], Bool[n
             return _hash_distinct(column.dictionary_encode())
         texts = normalise(column)
         hashes, blank = hash_texts(texts), texts.lengths() == 0
-    elif pa.types.is_primitive(column.type):
+    elif pa.types.is_primitive(column.type) and not pa.types.is_interval(column.type):
         bits = _bits(column)
         hashes, blank = np.stack([mixed(bits ^ salt) for salt in _LANES]), np.zeros(len(column), bool)
     else:
-        hashes, blank = hash_texts(_rendered(column)), np.zeros(len(column), bool)
+        texts = as_they_are(column) if _is_binary(column.type) else _rendered(column)
+        hashes, blank = hash_texts(texts), np.zeros(len(column), bool)
     if nulls.any():
         hashes[:, nulls] = _NULL
     return hashes, blank | nulls
@@ -85,9 +86,18 @@ def _bits(column: pa.Array) -> UInt64[np.ndarray, " rows"]:
 
 
 def _rendered(column: pa.Array) -> Texts:
-    """Other values as text: decimals and bytes, lists and records, each in Python's own way."""
+    """Other values as text: decimals, lists and records, each in Python's own way."""
     return normalise_strings([repr(value) for value in column.to_pylist()])
 
 
 def _is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )

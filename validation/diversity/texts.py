@@ -100,6 +100,12 @@ def normalise(array: pa.Array) -> Texts:
     return Texts(*_without(data, offsets, dropped))
 
 
+def as_they_are(array: pa.Array) -> Texts:
+    """The bytes of an array of bytes, nothing normalised; a null is an empty one."""
+    array = array.cast(pa.large_binary())
+    return _texts((array.fill_null(b"") if array.null_count else array).view(pa.large_string()))
+
+
 def hash_texts(texts: Texts) -> UInt64[np.ndarray, "2 rows"]:
     """128-bit hashes of texts, as two halves that know nothing of each other."""
     return hash_spans(texts.data, texts.offsets[:-1], texts.lengths(), lanes=2)

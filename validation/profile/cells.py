@@ -22,6 +22,8 @@ NULL = np.uint64(0x6E756C6C)
 ADDED = ("(file)", "(row)", "(instruction)", "(chat)", "(preference)")
 """Columns that a profile adds to those of the table."""
 _PROBE_ROWS = 2048
+_FLOAT_DIGITS = 15  # decimals of so many digits are all different as floating point numbers
+_DECIMALS = (pa.Decimal32Type, pa.Decimal64Type, pa.Decimal128Type, pa.Decimal256Type)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ def is_list(of_type: pa.DataType) -> bool:
     return pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type)
 
 
+def is_wide(of_type: pa.DataType) -> bool:
+    """Whether values are decimals of which several can be one floating point number."""
+    kind = _plain(of_type)
+    return isinstance(kind, _DECIMALS) and kind.precision > _FLOAT_DIGITS
+
+
 def _is_span(of_type: pa.DataType) -> bool:
     return pa.types.is_time(of_type) or pa.types.is_duration(of_type)
 
@@ -135,10 +143,23 @@ def numbers(array: pa.Array) -> tuple[Num[np.ndarray, " n"], Bool[np.ndarray, " 
     return values.astype(np.uint64 if values.dtype == np.uint64 else np.int64, copy=False), valid
 
 
+def seconds(of_type: str) -> float:
+    """Seconds that one of an Arrow type's dates, times or durations counts in; 1 for all other types."""
+    name, _, rest = of_type.partition("[")
+    if name in ("date32", "date64"):
+        return 86_400.0 if name == "date32" else 1e-3
+    timed = name in ("timestamp", "time32", "time64", "duration")
+    return {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}.get(rest.partition(",")[0].rstrip("]"), 1.0) if timed else 1.0
+
+
 def as_floats(array: pa.Array) -> Float[np.ndarray, " rows"]:
-    """Numbers, dates or times as floating point numbers, nan where nothing is."""
+    """Numbers, dates or times (in seconds, whatever their unit) as floating point numbers, nan where nothing is."""
     values, valid = numbers(array)
-    floats = values.astype(np.float64, copy=False)
+    unit = seconds(str(array.type))
+    if unit < 1:  # whole seconds apart from the rest, so that equal times of different units are equal
+        whole, rest = np.divmod(values, round(1 / unit))
+        values = whole + rest * 1.0 / round(1 / unit)
+    floats = values.astype(np.float64, copy=False) * max(unit, 1.0)
     if valid is None:
         return floats
     spread = np.full(valid.size, np.nan)
@@ -179,6 +200,8 @@ def _present_keys(array: pa.Array) -> Keys:  # noqa: PLR0911 one return a type
         return string_keys(array)[0]
     if pa.types.is_boolean(kind):
         return mixed(array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint64))
+    if is_wide(kind):
+        return _fixed_keys(array)
     if kind_of(kind) in ("number", "date"):
         values, valid = numbers(array)
         return _spread(number_keys(values), valid)
@@ -194,6 +217,12 @@ def _present_keys(array: pa.Array) -> Keys:  # noqa: PLR0911 one return a type
         return span_hashes(cell_keys(array.values), array.offsets.to_numpy().astype(np.int64))
     # Maps, unions, fixed-size lists and what is to come: rare enough to go through their text.
     return string_keys(pa.array([repr(value) for value in array.to_pylist()], pa.large_string()))[0]
+
+
+def _fixed_keys(array: pa.Array) -> Keys:
+    width = array.type.bit_width // 8
+    data = np.frombuffer(array.buffers()[1], np.uint8)
+    return span_hashes(data, np.arange(array.offset, array.offset + len(array) + 1, dtype=np.int64) * width)
 
 
 def _large_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:

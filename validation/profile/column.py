@@ -80,7 +80,8 @@ class Column:
         missing = np.bincount(segment, weights=~valid, minlength=count)
         if self.numbers is None and self.text is None:
             sums = sums._replace(bins=segments.bins_by(segment[valid] if array.null_count else segment, here, count))
-        return keys, sums._replace(missing=sums.missing + missing)
+        exact = cells.cell_keys(array) if cells.is_wide(array.type) else keys
+        return exact, sums._replace(missing=sums.missing + missing)
 
     def _add(
         self,

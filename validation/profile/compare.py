@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from validation.profile.cells import as_floats
+from validation.profile.cells import as_floats, cell_keys
 from validation.profile.column import Column
 from validation.profile.figures import NAN
 from validation.profile.state import Profile
@@ -37,7 +37,7 @@ class ColumnComparison:
       name: the column.
       kind: what it holds in the data (in the reference, where the data lacks it).
       status: "same" or "changed"; "new" and "missing" where only the data or only the reference has it.
-      measure: "KS distance" of numbers, dates and lengths, "total variation" of categories and of the words of text.
+      measure: "KS distance" of numbers, dates and lengths, "total variation" of the words of text and of all other values.
       effect: 0 (equal) to 1 (nothing in common).
       chance: largest effect between random halves of the reference.
       p: probability of such a difference between samples of one table, corrected for all columns.
@@ -153,6 +153,10 @@ def _column(data: Profile, reference: Profile, mine: Column, other: Column, seed
     ]
     if len(arrays) < 2 or min(len(array) for array in arrays) < 2:
         return replace(one, status="not compared", notes=("values of this type are not sampled",))
+    if kind == "other" and arrays[0].type != arrays[1].type:
+        return replace(
+            one, status="not compared", notes=(f"{other.leaf.type} in the reference, {mine.leaf.type} here",)
+        )
     one = replace(one, **_measured(arrays[0], arrays[1], kind, seed))
     if kind in ("category", "boolean"):
         one = _categories(one, mine, other)
@@ -187,9 +191,9 @@ def _measured(mine: pa.Array, other: pa.Array, kind: str, seed: int) -> dict[str
     rng = np.random.default_rng(seed)
     if kind == "text":
         return _words(text_features(mine), text_features(other), rng)
-    if kind in ("category", "boolean"):
-        both = pa.concat_arrays([mine.cast("large_string"), other.cast("large_string")])
-        codes = both.dictionary_encode().indices.to_numpy()
+    if kind in ("category", "boolean", "other"):
+        kept = [side if kind == "other" else side.cast("large_string") for side in (mine, other)]
+        codes = np.unique(np.concatenate([cell_keys(side) for side in kept]), return_inverse=True)[1]
         a, b = codes[: len(mine)], codes[len(mine) :]
         levels = int(codes.max()) + 1
 

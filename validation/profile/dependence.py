@@ -30,7 +30,8 @@ class Pair(NamedTuple):
 
     Attributes:
       left, right: names.
-      measure: "correlation", "correlation ratio", "Cramér's V" or "missing together".
+      measure: what the strength is: "rank correlation" (without its sign), "Cramér's V of deciles", "correlation ratio",
+        "Cramér's V" or "missing together".
       strength: 0 to 1.
       spearman, pearson: with sign, of two numbers; else nan.
       p: probability under independence, corrected for all pairs.
@@ -114,7 +115,8 @@ def _pair(left: _Side, right: _Side) -> Pair | None:
         association, p_bands = cramers_v(_bands(a), _bands(b))
         strength = max(abs(float(spearman)), association)
         p = min(1.0, 2 * min(float(p_rank), p_bands))
-        return Pair(left.name, right.name, "correlation", strength, float(spearman), pearson, p, rows)
+        measure = "rank correlation" if abs(float(spearman)) >= association else "Cramér's V of deciles"
+        return Pair(left.name, right.name, measure, strength, float(spearman), pearson, p, rows)
     if left.numeric or right.numeric:
         numbers, codes = (a, b) if left.numeric else (b, a)
         ratio, p = correlation_ratio(stats.rankdata(numbers), codes)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from validation.diversity.hash_counts import SampledCounts, unmixed
-from validation.profile.cells import cell_keys, string_keys
+from validation.profile.cells import cell_keys, seconds, string_keys
 from validation.profile.column import Column
 from validation.profile.state import Profile
 
@@ -157,7 +157,10 @@ def top_values(profile: Profile, column: Column, most: int = SHOWN_VALUES) -> li
             break
         key = int(keys[place])
         if column.numbers is not None and column.leaf.kind != "list":
-            found.append(TopValue(column.numbers_of(keys[place : place + 1])[0].item(), int(numbers[place]), error))
+            value = column.numbers_of(keys[place : place + 1])[0].item()
+            # JSON has no number for these.
+            value = value if math.isfinite(value) else str(value)
+            found.append(TopValue(value, int(numbers[place]), error))
         elif key in names:
             found.append(TopValue(names[key], int(numbers[place]), error))
     return found
@@ -243,7 +246,7 @@ def date_figures(column: Column) -> dict[str, Any]:
     """
     numbers = column.numbers
     assert numbers is not None
-    unit = _seconds(column.leaf.type)
+    unit = seconds(column.leaf.type)
     keys, counts, weights = numbers.steps.kept()
     steps, mass = unmixed(keys).view(np.int64), counts * weights
     forward = steps > 0
@@ -268,23 +271,17 @@ def date_figures(column: Column) -> dict[str, Any]:
 
 
 def iso_time(value: int, of_type: str) -> str:
-    """A date of an Arrow type as ISO 8601; beyond what the calendar of dates holds, the number itself."""
+    """A date of an Arrow type as ISO 8601, in UTC ("Z") where it has a zone; the number itself beyond the calendar."""
+    zone = "Z" if ", tz=" in of_type else ""
     unit = "D" if of_type.startswith("date32") else "ms" if of_type.startswith("date64") else _unit(of_type)
     try:
-        return str(np.array(int(value), np.int64).astype(f"datetime64[{unit}]"))
+        return str(np.array(int(value), np.int64).astype(f"datetime64[{unit}]")) + zone
     except (OverflowError, ValueError):
         return str(value)
 
 
 def _unit(of_type: str) -> str:
     return next((unit for unit in ("ns", "us", "ms") if f"[{unit}" in of_type), "s")
-
-
-def _seconds(of_type: str) -> float:
-    if of_type.startswith("date32"):
-        return 86_400.0
-    unit = "ms" if of_type.startswith("date64") else _unit(of_type)
-    return {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
 
 
 def table_figures(profile: Profile) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from validation.profile.cells import seconds
 from validation.profile.column import Column
 from validation.profile.compare import Comparison
 from validation.profile.dependence import Pair
@@ -33,6 +34,9 @@ def column_plot(profile: Profile, column: Column, reference: Profile | None = No
     if spread.values.size > 1 and _drawable(spread):
         same = _same_column(column, reference)
         other = None if same is None or reference is None else distribution(reference, same)
+        if other is not None and same is not None:
+            unit = seconds(same.leaf.type) / seconds(column.leaf.type)
+            other = other._replace(values=other.values * unit)
         return _histogram(column, spread, None if other is None or not _drawable(other) else other)
     values = top_values(profile, column, TOP)
     if not values or values[0].count == 1:
@@ -119,16 +123,11 @@ def _edges(spread: Distribution, low: float, high: float, logarithmic: bool) -> 
 def _value(value: float, column: Column, reach: float) -> str:
     if column.leaf.kind == "date":
         text = iso_time(round(value), column.leaf.type)
-        days = reach * {"date32": 1, "date64": 1 / 864e5}.get(column.leaf.type.partition("[")[0], _per_day(column))
+        days = reach * seconds(column.leaf.type) / 86_400
         return text[:10] if days > 30 else text[5:16].replace("T", " ")
     if abs(value) >= 10_000:
         return wording.compact(value) if abs(value) < 1e15 else f"{value:.2g}"
     return f"{value:.4g}"
-
-
-def _per_day(column: Column) -> float:
-    units = {"[s": 1.0, "[ms": 1e-3, "[us": 1e-6, "[ns": 1e-9}
-    return next((scale for unit, scale in units.items() if unit in column.leaf.type), 1.0) / 86_400
 
 
 def changes_plot(profile: Profile, changes: Sequence[Change]) -> str | None:

@@ -107,7 +107,7 @@ def load(folder: str | os.PathLike[str]) -> Profile:
         words = json.loads((source / _WORDS).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"{source}: no profile; expected a folder with {_WORDS}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DatasetError(f"{source / _WORDS}: not JSON: {error}") from None
     if not isinstance(words, dict) or words.get("schema") != SCHEMA:
         raise DatasetError(f"{source / _WORDS}: not a profile; expected schema {SCHEMA!r}")

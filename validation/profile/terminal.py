@@ -57,7 +57,10 @@ def print_summary(profile: Profile, figures: Figures, comparison: Comparison | N
         [f"{change.column} ({change.aspect}): {change_words(profile, change)}" for change in changed],
         len(figures.changes),
     )
-    strong = [f"{p.left}, {p.right}: {p.measure} {p.strength:.2f}" for p in figures.pairs[:SHOWN_LINES]]
+    strong = [
+        f"{p.left}, {p.right}: {p.measure} {p.spearman if p.measure == 'rank correlation' else p.strength:.2f}"
+        for p in figures.pairs[:SHOWN_LINES]
+    ]
     _lines(console, "Columns that depend on each other", strong, len(figures.pairs))
     console.print(Text(_groups(figures), style="bold"))
     if comparison is not None:

@@ -154,6 +154,8 @@ def _auc(
     positive, negative = np.zeros(len(labels)), np.zeros(len(labels))
     scores = np.zeros(len(labels))
     usable = [place for place in range(features.shape[1]) if not np.isnan(features[:, place]).all()]
+    if not usable:
+        return 0.5, 0.5, 0.5  # no value at all to tell rows apart by
     features, categorical = features[:, usable], [usable.index(place) for place in categorical if place in usable]
     model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, max_leaf_nodes=15, random_state=seed)
     model.set_params(categorical_features=categorical or None)

@@ -224,7 +224,7 @@ def verify(whole: Sums, sample: Sums) -> Verification:
     farthest = NormalDist().inv_cdf(1 - alpha / 2) / math.sqrt(effective)
     checks = _distributions(whole, sample, math.sqrt(math.log(2 / alpha) / (2 * effective)))
     checks += _correlations(whole, sample, farthest) + _entropies(whole, sample, farthest, effective)
-    margin = math.sqrt(math.log(2 / (1 - CONFIDENCE)) / (2 * effective))
+    margin = min(1.0, math.sqrt(math.log(2 / (1 - CONFIDENCE)) / (2 * effective)))
     return Verification(tuple(checks), CONFIDENCE, effective, margin)
 
 

@@ -136,15 +136,17 @@ def stratified_sample(
 
 
 def _check_output(path: Path, table: Table) -> None:
-    """Refuses to write over the data, or one of the two files over the other."""
+    """Refuses to write over the data or another file than an earlier sample, and a name that hides what is written."""
+    if path.suffix != ".parquet":
+        raise ValueError(f"out: {path}: expected a name that ends in .parquet")
     beside = path.with_suffix(".json")
-    if beside == path:
-        raise ValueError(f"out: {path}: the JSON file beside it would have the same name; expected a .parquet file")
     for written in (path, beside):
         if written.is_dir():
             raise ValueError(f"out: {written} is a folder; expected a file")
         if any(written.exists() and written.samefile(source) for source in table.local_paths()):
             raise ValueError(f"out: {written} is a file of the data, which would be lost; expected another name")
+    if beside.exists() and not path.exists():
+        raise ValueError(f"out: {beside} is there already, and no sample beside it; expected another name")
 
 
 def _check_unchanged(table: Table, look: FirstLook, rows: int) -> None:

@@ -164,6 +164,8 @@ def _run(command: Command, console: Console) -> None:
     if isinstance(command, Merge):
         _merge(command, key, console)
         return
+    if isinstance(command, List | Verify | Match | Export) and command.library is not None:
+        _there(command.library)
     library = load(command.path(), key)
     if isinstance(command, List | Verify):
         _show(command, library, console)
@@ -171,6 +173,7 @@ def _run(command: Command, console: Console) -> None:
         save(_match(command, library, console), command.path(), key)
     elif isinstance(command, Export):
         _absent(command.out)
+        _known(family=command.family, verdict=command.verdict)
         wanted = library.only(
             lambda one: command.family in (None, one.family) and command.verdict in (None, one.outcome.verdict)
         )
@@ -186,8 +189,7 @@ def _changed(command: Add | Remove | Import | Bench, library: Library, key: byte
     if isinstance(command, Remove):
         return library.remove(command.record)
     if isinstance(command, Import):
-        if not command.other.exists():
-            raise SignatureError(f"{command.other}: no such file; expected a library")
+        _there(command.other)
         other = load(command.other, read_key(command.other_key) if command.other_key else key)
         after, conflicts = merge(library, other.only(lambda one: True))
         _tell(conflicts, console)
@@ -195,6 +197,7 @@ def _changed(command: Add | Remove | Import | Bench, library: Library, key: byte
     from validation.signatures.matching import learn
 
     for record in _measured(command, console):
+        _tell(merge(library, Library({record.id: record}))[1], console)
         library = learn(library, record)
     return library
 
@@ -204,9 +207,7 @@ def _measured(command: Add | Bench, console: Console) -> list[Signature]:
     from validation.signatures.measured import bench_signatures, signature
 
     if isinstance(command, Add):
-        for name, given, known in (("family", command.family, FAMILIES), ("verdict", command.verdict, VERDICTS)):
-            if given not in known:
-                raise SignatureError(f"--{name} is {given!r}, expected one of {', '.join(known)}")
+        _known(family=command.family, verdict=command.verdict)
         outcome = Outcome(command.verdict, command.harm, command.how)
         found = load_profile(command.profile)
         return [signature(found, family=command.family, source=command.source, measured_by=command.by, outcome=outcome)]
@@ -227,6 +228,8 @@ def _match(command: Match, library: Library, console: Console) -> Library:
     from validation.profile import load as load_profile
     from validation.signatures.matching import match
 
+    if command.most < 0:
+        raise SignatureError(f"--most is {command.most}, expected 0 or more")
     matched, after = match(library, features(load_profile(command.profile)), command.most)
     if matched.probability is not None:
         console.print(f"probability of collapse {matched.probability:.2f}")
@@ -240,8 +243,7 @@ def _merge(command: Merge, key: bytes, console: Console) -> None:
     _absent(command.out)
     whole = Library()
     for path in command.others:
-        if not path.exists():
-            raise SignatureError(f"{path}: no such file; expected a library")
+        _there(path)
         whole, conflicts = merge(whole, load(path, key))
         _tell(conflicts, console)
     save(whole, command.out, key)
@@ -273,6 +275,17 @@ def _line(record: Signature) -> str:
 def _tell(conflicts: Sequence[str], console: Console) -> None:
     for line in conflicts:
         console.print(f"two records of {line}")
+
+
+def _known(family: str | None, verdict: str | None) -> None:
+    for name, given, known in (("family", family, FAMILIES), ("verdict", verdict, VERDICTS)):
+        if given is not None and given not in known:
+            raise SignatureError(f"--{name} is {given!r}, expected one of {', '.join(known)}")
+
+
+def _there(path: Path) -> None:
+    if not path.exists():
+        raise SignatureError(f"{path}: no such file; expected a library")
 
 
 def _absent(path: Path) -> None:

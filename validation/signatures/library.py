@@ -149,7 +149,7 @@ def _content(path: Path) -> dict[str, Any]:
     """The file's JSON, of the right shape."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SignatureError(f"{path}: not a library of signatures: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -159,6 +159,9 @@ def _content(path: Path) -> dict[str, Any]:
         raise SignatureError(f"{path}: expected records and served")
     if not (set(served) == {"uses", "clock", "tag"} and isinstance(served["uses"], dict)):
         raise SignatureError(f"{path}: served holds {', '.join(map(str, served))}, expected uses, clock and tag")
+    for name, use in served["uses"].items():
+        if not (isinstance(use, list) and len(use) == len(Use._fields)):
+            raise SignatureError(f"{path}: served.uses holds {use!r} for {name!r}, expected a clock and an importance")
     return content
 
 

@@ -131,9 +131,11 @@ def match(library: Library, features: Mapping[str, float], most: int = 5) -> tup
 
 def learn(library: Library, record: Signature) -> Library:
     """The library with a record of known outcome; those that voted on it gain importance where they were right, and lose it
-    where they were wrong."""
+    where they were wrong. An outcome that was told before is no news: its own record would vote for it."""
     verdict = record.outcome.verdict
-    if verdict in _SIDES and all(any(r.outcome.verdict == v for r in library.records.values()) for v in _SIDES):
+    before = library.records.get(record.id)
+    new = before is None or before.outcome.verdict not in _SIDES
+    if new and verdict in _SIDES and all(any(r.outcome.verdict == v for r in library.records.values()) for v in _SIDES):
         memory = _memory(library)
         found = _score(memory, memory.vector(record.features), unfitted())
         library = _used(library, memory, _credit(memory.config, memory.state, found.matches, _SIDES[verdict]))

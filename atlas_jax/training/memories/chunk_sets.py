@@ -278,8 +278,8 @@ def table(decision: Decision) -> str:
 
 
 def _model(config: AtlasConfig) -> dict[str, Any]:
-    """The config as JSON would give it back, without its chunks."""
-    return {name: value for name, value in asdict(config).items() if name != "chunks"}
+    """The config as JSON would give it back, without the lengths that another call of the same model may change."""
+    return {name: value for name, value in asdict(config).items() if name not in {"chunks", "tile"}}
 
 
 @dataclass(frozen=True)

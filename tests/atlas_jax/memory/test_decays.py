@@ -8,6 +8,7 @@ import pytest
 from compiling import compiled
 
 from atlas_jax.memory.decays import BLOCK, fading_sums, ratios, running
+from atlas_jax.memory.tokens import FORGOTTEN
 
 LENGTHS = [1, 7, BLOCK, BLOCK + 1, 3 * BLOCK - 5, 4 * BLOCK]
 
@@ -50,7 +51,9 @@ def test_blocks_give_what_a_loop_gives(x64, length):
 def test_after_much_is_forgotten_the_gates_of_later_blocks_are_as_exact(forgotten):
     """Differences of sums over the whole chunk, near -770 or -51,200 here, are off by 1e-4 or by everything."""
     logs = np.where(np.arange(1024) < 512, forgotten, -1e-3).astype(np.float32)
-    late = np.s_[512:, 512:]
+    late = np.s_[
+        512:, 511:
+    ]  # the last that is forgotten ends a block: what comes after it is a stretch from its own on
     np.testing.assert_allclose(compiled(ratios)(logs)[late], stretches(logs)[late], rtol=3e-6)
     rows = np.ones((1024, 1), np.float32)
     np.testing.assert_allclose(compiled(fading_sums)(logs, rows)[512:], looped(logs, rows)[512:], rtol=3e-6)
@@ -76,6 +79,17 @@ def test_gradients_of_blocks_are_those_of_a_loop(x64):
         chex.assert_trees_all_close(
             compiled(jax.grad(function, argnums=(0, 1)))(logs, rows), expected, rtol=1e-10, atol=1e-12
         )
+
+
+def test_gradients_are_finite_where_nothing_is_kept(x64):
+    """Above the diagonal the ratios would be beyond all numbers."""
+    logs, rows = np.full(2 * BLOCK + 1, FORGOTTEN), np.ones((2 * BLOCK + 1, 1))
+
+    def total(logs, rows):
+        return jnp.sum(ratios(logs)) + jnp.sum(fading_sums(logs, rows))
+
+    for leaf in compiled(jax.grad(total, argnums=(0, 1)))(logs, rows):
+        assert np.isfinite(leaf).all()
 
 
 def test_the_future_is_not_seen(x64):

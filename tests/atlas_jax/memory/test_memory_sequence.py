@@ -56,9 +56,10 @@ def test_groups_of_chunks_change_nothing_but_what_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("chunk", "tile", "piece"), [(64, 64, 64), (64, 100, 64), (2048, 64, 64), (96, 64, 48), (127, 64, 127), (6, 1, 1)]
+    ("chunk", "tile", "piece"),
+    [(64, 64, 64), (64, 100, 64), (2048, 64, 64), (96, 64, 48), (127, 64, 64), (100, 64, 50), (6, 1, 1)],
 )
-def test_long_chunks_come_in_tiles_that_divide_them(chunk, tile, piece):
+def test_long_chunks_come_in_tiles_that_divide_them_where_some_do(chunk, tile, piece):
     assert Chunks(chunk, 0, tile=tile).piece == piece
     assert Chunks(chunk, 0).piece == chunk
 
@@ -88,6 +89,21 @@ def test_work_and_memory_of_a_long_chunk_do_not_grow_with_its_square(rule, proje
     assert largest(program.jaxpr) < 1024 * 1024 / 8
 
 
+@pytest.mark.parametrize(
+    ("rule", "projection", "tiled"),
+    [("muon", None, False), ("lact", None, False), ("muon", "norm_sum", True), ("titans", None, True)],
+)
+def test_only_what_is_multiplied_token_by_token_is_cut_into_tiles(rule, projection, tiled):
+    """Sums over tokens would but be taken in more steps."""
+    beginning = random_beginning(RULES[rule].network.name, persistent=2 if projection else 0)
+
+    def program(tile):
+        config = MemoryConfig(RULES[rule], 16, projection=projection, tile=tile)
+        return str(jax.make_jaxpr(partial(run, config))(beginning, random_tokens()))
+
+    assert (program(4) != program(16)) == tiled
+
+
 def test_a_backward_pass_is_given_little_of_a_chunk(monkeypatch):
     """The state before it and what its products gave; of a group of chunks the state alone."""
     beginning, tokens = random_beginning("mlp"), random_tokens(length=64)
@@ -104,7 +120,7 @@ def test_a_backward_pass_is_given_little_of_a_chunk(monkeypatch):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("chunk", 0), ("shard", 0), ("shard", 12), ("group", 0), ("projection", "'sum'")],
+    [("chunk", 0), ("shard", 0), ("shard", 12), ("group", 0), ("tile", 0), ("projection", "'sum'")],
 )
 def test_what_does_not_fit_is_named(field, value):
     with pytest.raises(ValueError, match=f"MemoryConfig.{field} is {value}, expected"):

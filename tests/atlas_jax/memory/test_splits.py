@@ -12,9 +12,9 @@ from memory_world import LENGTH, RULES, part, random_beginning, random_tokens
 
 from atlas_jax.memory.sequence import MemoryConfig, run
 
-# A window longer than a chunk, shards of several, keys counted by chunk and by shard, chunks of two tiles.
+# A window longer than a chunk, shards of several, keys counted by chunk and by shard, chunks of two tiles and of parts of one.
 CONFIGS = {
-    "titans": MemoryConfig(RULES["titans"], 4, projection="norm_sum"),
+    "titans": MemoryConfig(RULES["titans"], 7, projection="norm_sum", tile=3),
     "omega": MemoryConfig(RULES["omega"], 4, 8, tile=2),
     "muon": MemoryConfig(RULES["muon"], 4, 12, "per_key"),
     "lact": MemoryConfig(RULES["lact"], 8),

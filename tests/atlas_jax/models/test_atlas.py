@@ -106,11 +106,11 @@ def test_rules_and_memories_of_a_config():
         OneStep.atlas(LINEAR), loss="dot"
     )
     assert rule_of(replace(SMALL, rule="lact")) == OneStep.lact(MLP)
-    hierarchy = memories(replace(SMALL, chunks=(2, 4), shard=16, global_chunk=8, projection="per_key"))
-    assert [(m.chunk, m.shard, m.projection) for m in hierarchy] == [
-        (8, None, None),
-        (2, 16, "per_key"),
-        (4, 16, "per_key"),
+    hierarchy = memories(replace(SMALL, chunks=(2, 4), shard=16, global_chunk=8, tile=3, projection="per_key"))
+    assert [(m.chunk, m.shard, m.projection, m.tile) for m in hierarchy] == [
+        (8, None, None, 3),
+        (2, 16, "per_key", 3),
+        (4, 16, "per_key", 3),
     ]
 
 

@@ -167,6 +167,13 @@ def test_messages_that_are_none_are_bad_rows(tmp_path, read, messages, reason):
         read(path)
 
 
+def test_of_many_columns_the_first_are_named(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text(",".join(f"c{n}" for n in range(1000)) + "\n" + ",".join("a" for _ in range(1000)) + "\n")
+    with pytest.raises(DatasetError, match=r"columns: c0, (c\d+, ){18}c19 and 980 more; name one with --text-column"):
+        open_dataset(path)
+
+
 def test_unknown_columns_ask_for_the_text_column(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("goal,target\na,b\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Texts as bytes: normalised and hashed as their Python strings would be."""
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,3 +89,19 @@ def test_columns_of_few_values_and_dictionaries_hash_as_their_values():
     assert (hash_rows(plain)[0] == hash_rows(coded)[0]).all()
     assert (hash_rows(plain)[0][:, :10] == hash_rows(short)[0]).all()
     assert hash_rows(coded)[1].tolist() == [value is None or value == " " for value in values]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(2), pa.binary_view()])
+def test_bytes_are_equal_only_where_every_byte_is(kind):
+    values = [b"AB", b"ab", b"a ", b" a", b"\xff\x00", None, b"AB", b"\x00\x00"]
+    batch = pa.record_batch({"b": pa.array(values, kind)})
+    lanes, empty = hash_rows(batch)
+    assert (hash_rows(batch.slice(2))[0] == lanes[:, 2:]).all()
+    assert [lane.tolist().index(value) for lane in lanes for value in lane] == [0, 1, 2, 3, 4, 5, 0, 7] * 2
+    assert empty.tolist() == [value is None for value in values]
+
+
+def test_intervals_of_the_calendar_are_equal_where_their_parts_are():
+    values = [(1, 2, 3), (0, 0, 1), None, (1, 2, 3)]
+    lanes, _ = hash_rows(pa.record_batch({"m": pa.array(values, pa.month_day_nano_interval())}))
+    assert [lane.tolist().index(value) for lane in lanes for value in lane] == [0, 1, 2, 0] * 2

@@ -22,6 +22,10 @@ TYPES = {
     "date": (pa.date32(), st.dates(datetime.date(2020, 1, 1), datetime.date(2020, 1, 4))),
     "timestamp": (pa.timestamp("us", "UTC"), st.sampled_from([datetime.datetime(2020, 1, d) for d in (1, 2)])),
     "decimal": (pa.decimal128(9, 2), st.sampled_from([decimal.Decimal("1.50"), decimal.Decimal("2.00")])),
+    "wide decimal": (
+        pa.decimal128(38, 2),
+        st.sampled_from([decimal.Decimal(f"12345678901234567890.1{n}") for n in range(3)]),
+    ),
     "list": (pa.list_(pa.int64()), st.lists(st.integers(0, 2), max_size=2)),
     "large list": (pa.large_list(pa.string()), st.lists(st.sampled_from(["", "a", "aa"]), max_size=2)),
     "struct": (

@@ -112,6 +112,8 @@ def test_dependence_of_every_kind_is_found_and_no_other():
     ]
     assert set(names) == {frozenset(pair) for pair in wanted}
     assert names[frozenset(("m1", "m2"))].measure == "missing together"
+    assert names[frozenset(("x", "like x"))].measure == "rank correlation"
+    assert names[frozenset(("y", "square of y"))].measure == "Cramér's V of deciles"
     assert names[frozenset(("x", "like x"))].spearman == pytest.approx(0.69, abs=0.03)
     assert abs(names[frozenset(("y", "square of y"))].spearman) < 0.1
 
@@ -135,6 +137,58 @@ def test_a_sample_of_the_same_is_the_same():
     assert not found.drifted
     assert found.overall.low < 0.52
     assert {column.status for column in found.columns} == {"same"}
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_different_units_are_compared_as_times(unit):
+    rng = np.random.default_rng(0)
+    days = pa.array(rng.integers(0, 300, 4_000) * 86_400_000 + 1_700_000_000_123, pa.timestamp("ms"))
+    spans = pa.array(rng.integers(0, 9, 4_000) * 1_000, pa.duration("ms"))
+    one = {"t": days, "d": spans, "x": rng.normal(size=4_000)}
+    kept = "ms" if unit == "s" else unit
+    other = one | {"t": days.cast(pa.timestamp(kept)), "d": spans.cast(pa.duration(unit))}
+    found = compare(profiled(other), profiled(one))
+    assert {column.name: column.effect for column in found.columns} == {"t": 0, "d": 0, "x": 0}
+    assert not found.drifted
+
+
+def test_days_are_compared_with_times_as_times():
+    days = pa.array(np.arange(4_000) % 300, pa.int32()).cast(pa.date32())
+    found = compare(profiled({"t": days}), profiled({"t": days.cast(pa.timestamp("us"))}))
+    assert [column.effect for column in found.columns] == [0]
+
+
+def test_a_reference_without_any_value_is_compared_too():
+    nothing, values = {"x": pa.nulls(400, pa.float64())}, {"x": np.arange(400) * 0.37 % 1}
+    same = compare(profiled(nothing), profiled(nothing))
+    assert not same.drifted
+    assert same.overall.auc == 0.5
+    assert compare(profiled(values), profiled(nothing)).overall.separated
+    assert compare(profiled(nothing), profiled(values)).overall.separated
+
+
+@pytest.mark.parametrize(
+    ("of_type", "values"),
+    [
+        (pa.binary(), [b"\xff", b"12", b""]),
+        (pa.binary(2), [b"\xff\x00", b"12", b"ab"]),
+        (pa.month_day_nano_interval(), [(1, 2, 3), (0, 0, 1), (0, 1, 0)]),
+    ],
+)
+def test_values_that_are_no_numbers_are_compared_as_they_are(of_type, values):
+    rng = np.random.default_rng(0)
+
+    def table(shares):
+        return {"b": pa.array([*(values[i] for i in rng.choice(3, 3_000, p=shares)), None], of_type)}
+
+    reference = profiled(table([0.5, 0.3, 0.2]))
+    same = compare(profiled(table([0.5, 0.3, 0.2])), reference).columns[0]
+    assert (same.status, same.measure) == ("same", "total variation")
+    changed = compare(profiled(table([0.2, 0.3, 0.5])), reference).columns[0]
+    assert changed.status == "changed"
+    assert changed.effect == pytest.approx(0.3, abs=0.05)
+    other = profiled({"b": pa.array([bytes(7)] * 100, pa.binary(7))})
+    assert compare(other, reference).columns[0].status == "not compared"
 
 
 def test_what_changed_is_named():

@@ -1,6 +1,7 @@
 """A profile of a table: any chunking and any halves give the same, what is saved is what is loaded, DuckDB agrees."""
 
 import datetime
+import decimal
 import math
 
 import duckdb
@@ -215,6 +216,32 @@ def test_duplicate_rows_are_counted():
     doubled = pa.concat_tables([table, table.slice(0, 100)])
     assert table_figures(profiled([doubled]))["duplicate_row_share"] == pytest.approx(100 / 600)
     assert table_figures(profiled([table]))["duplicate_row_share"] == 0
+
+
+def test_whole_rows_differ_where_wide_decimals_do():
+    close = [decimal.Decimal(f"12345678901234567890.1{n % 2}") for n in range(10)]
+    one = profiled([pa.table({"d": pa.array(close, pa.decimal128(30, 2))})])
+    assert table_figures(one)["duplicate_row_share"] == pytest.approx(0.8)
+    assert column_figures(one, one.columns[0])["numbers"]["mean"] == pytest.approx(12345678901234567890.15)
+
+
+def test_dates_with_a_zone_are_told_in_utc():
+    moment = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=30)))
+    for zone, first in (("Asia/Kolkata", "2023-12-31T18:30:00Z"), (None, "2024-01-01T00:00:00")):
+        day = moment if zone else moment.replace(tzinfo=None)
+        one = profiled([pa.table({"t": pa.array([day] * 3, pa.timestamp("s", zone))})])
+        assert date_figures(one.columns[0])["first"] == first
+
+
+def test_frequent_values_that_are_no_numbers_can_be_told_apart():
+    values = [math.nan] * 3 + [math.inf] * 2 + [-math.inf, -0.0, 0.0, 0.0, 0.0]
+    one = profiled([pa.table({"v": values})])
+    assert [(top.value, top.count) for top in top_values(one, one.columns[0])] == [
+        (0.0, 4),
+        ("nan", 3),
+        ("inf", 2),
+        ("-inf", 1),
+    ]
 
 
 def test_many_values_are_sampled_within_their_error_and_the_frequent_one_is_found():

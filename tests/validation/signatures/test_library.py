@@ -122,6 +122,11 @@ def test_forged_and_unsigned_records_are_named(tmp_path):
         ("{", "not a library of signatures"),
         ("[]", "format 'list', expected a library of format 1"),
         ('{"format": 2}', "format 2, expected"),
+        ("[" * 100_000, "not a library of signatures"),
+        (
+            '{"format": 1, "records": [], "served": {"uses": {"a": 5}, "clock": 0, "tag": "x"}}',
+            "served.uses holds 5 for 'a', expected a clock and an importance",
+        ),
         ('{"format": 1, "records": [NaN]}', "NaN is no number of JSON"),
         ('{"format": 1, "records": []}', "expected records and served"),
         ('{"format": 1, "records": [], "served": {"uses": {}}}', "served holds uses, expected uses, clock and tag"),

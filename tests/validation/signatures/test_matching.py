@@ -97,3 +97,9 @@ def test_votes_are_used_and_credited():
         assert learnt.uses[name].importance == expected
     assert set(learnt.uses) == set(voted)
     assert match(learnt, {"a": 3.0})[1].uses[voted[0]] != Use()
+
+
+def test_a_record_that_is_told_again_does_not_vote_for_itself():
+    library = two_clouds(10)
+    for again in list(library.records.values())[:3]:
+        assert learn(library, again).uses == library.uses

@@ -54,6 +54,14 @@ def test_from_nothing_to_a_match(world, capsys):
     assert "1 records, 2 before" in run(capsys, "remove", told[0]["provenance"]["fingerprint"][:10])
 
 
+def test_a_record_that_gives_way_is_named(world, capsys):
+    add(capsys, world / "a", "collapse", "duplication")
+    told = add(capsys, world / "a", "unknown")
+    assert "kept duplication, collapse of " in told
+    assert ", not unclassified, unknown of " in told
+    assert "1 records, 1 before" in told
+
+
 def test_export_import_and_merge(world, capsys):
     add(capsys, world / "a", "collapse")
     add(capsys, world / "b")
@@ -104,6 +112,12 @@ def test_tampering_is_named_and_nothing_is_overwritten(world, capsys):
         (["match", "{none}"], "no profile; expected a folder with profile.json"),
         (["remove", "abc"], "'abc': 0 records have a fingerprint that begins so"),
         (["import", "{none}"], "no such file; expected a library"),
+        (["list", "--library", "{none}"], "no such file; expected a library"),
+        (["verify", "--library", "{none}"], "no such file; expected a library"),
+        (["match", "{a}", "--library", "{none}"], "no such file; expected a library"),
+        (["match", "{a}", "--most", "-1"], "--most is -1, expected 0 or more"),
+        (["export", "{none}", "--family", "odd"], "--family is 'odd', expected one of drift"),
+        (["export", "{none}", "--verdict", "bad"], "--verdict is 'bad', expected one of collapse"),
         (["bench", "no/such/case/0"], "'no/such/case/0' is no case and no corpus of the benchmark"),
     ],
 )

@@ -182,7 +182,7 @@ def test_a_decision_comes_back_from_its_file(tmp_path):
     assert content["machine"]["device"] == jax.devices()[0].device_kind
     assert content["machine"]["jax"] == jax.__version__
     assert content["measured"] == {"batch": 2, "length": 4096}
-    assert content["model"] | {"chunks": (64,)} == asdict(CONFIG)
+    assert content["model"] | {"chunks": (64,), "tile": CONFIG.tile} == asdict(CONFIG)
 
 
 def test_a_failed_write_leaves_the_decision_before_it(tmp_path):
@@ -207,7 +207,7 @@ def test_a_decision_of_another_model_is_not_used():
     found = decide(CONFIG, figures(eight=1.0, A=9.0, B=9.5, C=9.0))
     with pytest.raises(ChunkSetError, match=r"of another model: d_model 8 there, 16 here; measure again"):
         locked(replace(CONFIG, d_model=16), found)
-    assert locked(replace(CONFIG, chunks=(8,)), found).chunks == SETS["B"]
+    assert locked(replace(CONFIG, chunks=(8,), tile=32), found).chunks == SETS["B"]
 
 
 def test_the_table_has_a_line_for_every_set():
