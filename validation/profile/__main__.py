@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
+if TYPE_CHECKING:  # what takes long to import waits until the options are known to be right
+    from validation.datasets.table import Table
+    from validation.profile.state import Profile
+
 PASS, BAD_INPUT, DRIFTED, INTERRUPTED = 0, 2, 3, 130
+LISTED = 20  # columns that an error names
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Options:
     """Folder for the profile: profile.json, profile.html, the sample of rows. Default: profiles/NAME."""
     against: str | None = None
     """An earlier profile, or data, to compare with."""
+    ignore: tuple[str, ...] = ()
+    """Columns that may differ from --against, such as a date or a number that goes on."""
     merge: tuple[str, ...] = ()
     """Earlier profiles whose rows come after those of DATA."""
     kind: Literal["text", "tabular", "time series"] | None = None
@@ -57,6 +65,8 @@ def _check(options: Options) -> str | None:
         return f"--seed is {options.seed}, expected 0 or more"
     if options.fail_on_drift and options.against is None:
         return "--fail-on-drift needs --against"
+    if options.ignore and options.against is None:
+        return "--ignore needs --against"
     return None
 
 
@@ -70,15 +80,18 @@ def _run(options: Options, console: Console, errors: Console) -> int:
     folder = options.folder()
     writable(folder)
     others = [load(given) for given in options.merge]
+    table = None if options.data is None else _table(options.data, options)
     reference = None
     if options.against is not None:
         given = Path(options.against)
-        reference = load(given) if (given / "profile.json").is_file() else _profiled(options.against, options, errors)
-    found: Profile | None = None if options.data is None else _profiled(options.data, options, errors)
+        source = load(given) if (given / "profile.json").is_file() else _table(options.against, options)
+        _check_ignored(options.ignore, [one for one in (table, source, *others) if one is not None])
+        reference = source if isinstance(source, Profile) else _profiled(source, options, errors)
+    found: Profile | None = None if table is None else _profiled(table, options, errors)
     for other in others:
         found = other if found is None else found.merge(other)
     assert found is not None
-    comparison = None if reference is None else compare(found, reference, options.seed)
+    comparison = None if reference is None else compare(found, reference, options.seed, options.ignore)
     figures = all_figures(found)
     page = render(found, figures, comparison, reference)
     save(found, folder, as_document(found, figures, comparison), page)
@@ -87,12 +100,35 @@ def _run(options: Options, console: Console, errors: Console) -> int:
     return DRIFTED if options.fail_on_drift and comparison is not None and comparison.drifted else PASS
 
 
-def _profiled(data: str, options: Options, errors: Console):
+def _table(data: str, options: Options) -> Table:
     from validation.datasets import open_table
+
+    return open_table(data, kind=options.kind, skip_bad_rows=options.skip_bad_rows)
+
+
+def _check_ignored(ignore: Sequence[str], sources: Sequence[Table | Profile]) -> None:
+    """Refuses a mistyped name before anything is read; `compare` knows all names, those inside nested columns too."""
+    from validation.profile.cells import ADDED
+    from validation.profile.state import Profile
+
+    columns = [
+        [column.leaf.name for column in source.columns]
+        if isinstance(source, Profile)
+        else [name for name, _ in source.metadata.columns]
+        for source in sources
+    ]
+    known = sorted({name for names in columns for name in names})
+    for name in ignore:
+        outer = name.partition(".")[0].removesuffix("[]")
+        if name not in known and outer not in known and name not in ADDED:
+            more = f" and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+            raise ValueError(f"--ignore {name}: there is no such column, only {', '.join(known[:LISTED])}{more}")
+
+
+def _profiled(table: Table, options: Options, errors: Console) -> Profile:
     from validation.profile.run import profile
     from validation.profile.terminal import ProgressLines
 
-    table = open_table(data, kind=options.kind, skip_bad_rows=options.skip_bad_rows)
     return profile(table, workers=options.workers, seed=options.seed, progress=ProgressLines(errors))
 
 

@@ -6,7 +6,7 @@ A difference counts if it is certain, larger than what random halves of the refe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ SPLITS = 20
 PERMUTATIONS = 499
 LISTED = 20
 
-Status = Literal["same", "changed", "new", "missing", "type changed", "not compared"]
+Status = Literal["same", "changed", "new", "missing", "type changed", "not compared", "ignored"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Comparison:
     @property
     def changed(self) -> tuple[ColumnComparison, ...]:
         """Columns that are not the same."""
-        return tuple(column for column in self.columns if column.status not in ("same", "not compared"))
+        return tuple(column for column in self.columns if column.status not in ("same", "not compared", "ignored"))
 
     @property
     def drifted(self) -> bool:
@@ -95,13 +95,17 @@ class Comparison:
         return asdict(self) | {"overall": self.overall._asdict(), "drifted": self.drifted}
 
 
-def compare(data: Profile, reference: Profile, seed: int = 0) -> Comparison:
+def compare(data: Profile, reference: Profile, seed: int = 0, ignore: Collection[str] = ()) -> Comparison:
     """Compares a table with a reference by their profiles alone.
 
     Args:
       data: the table in question.
       reference: what it should be like.
       seed: decides the halves and permutations.
+      ignore: columns that may differ, such as dates and numbers that go on from one delivery to the next.
+
+    Raises:
+      ValueError: neither has a column that is to be ignored.
     """
     from scipy import stats
 
@@ -109,13 +113,19 @@ def compare(data: Profile, reference: Profile, seed: int = 0) -> Comparison:
 
     theirs = {column.leaf.name: column for column in reference.columns}
     names = {column.leaf.name for column in data.columns}
+    for name in ignore:
+        if name not in names | theirs.keys():
+            raise ValueError(f"ignore: neither {data.source['path']} nor the reference has a column {name!r}")
     found = [
-        _column(data, reference, column, theirs[column.leaf.name], seed)
+        ColumnComparison(column.leaf.name, column.leaf.kind, "ignored")
+        if column.leaf.name in ignore
+        else _column(data, reference, column, theirs[column.leaf.name], seed)
         if column.leaf.name in theirs
         else ColumnComparison(column.leaf.name, column.leaf.kind, "new")
         for column in data.columns
     ]
-    found += [ColumnComparison(n, c.leaf.kind, "missing") for n, c in theirs.items() if n not in names]
+    gone = [(name, column.leaf.kind) for name, column in theirs.items() if name not in names]
+    found += [ColumnComparison(name, kind, "ignored" if name in ignore else "missing") for name, kind in gone]
     tested = [place for place, one in enumerate(found) if np.isfinite(one.p)]
     if tested:
         for place, p in zip(tested, stats.false_discovery_control([found[i].p for i in tested]), strict=True):
@@ -127,7 +137,7 @@ def compare(data: Profile, reference: Profile, seed: int = 0) -> Comparison:
         data.rows,
         reference.rows,
         tuple(found),
-        two_sample(data, reference, seed),
+        two_sample(data, reference, seed, ignore),
         {name: (mine[name], other[name]) for name in mine},
     )
 

@@ -9,6 +9,7 @@ Source: Lopez-Paz and Oquab, "Revisiting classifier two-sample tests" (2017); in
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -55,14 +56,14 @@ class TwoSample(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def two_sample(data: Profile, reference: Profile, seed: int = 0) -> TwoSample:
-    """Compares the samples of two profiles by the columns they share."""
+def two_sample(data: Profile, reference: Profile, seed: int = 0, ignore: Collection[str] = ()) -> TwoSample:
+    """Compares the samples of two profiles by the columns they share but for those to ignore."""
     names = [c.leaf.name for c in data.columns]
     theirs = {c.leaf.name: c for c in reference.columns}
     used = [
         (column, theirs[column.leaf.name])
         for column in data.columns
-        if column.leaf.name in theirs and _tells(column) and _tells(theirs[column.leaf.name])
+        if column.leaf.name in theirs.keys() - ignore and _tells(column) and _tells(theirs[column.leaf.name])
     ]
     used = [(mine, other) for mine, other in used if _alike(mine, other)]
     chosen = tuple(mine.leaf.name for mine, _ in used)

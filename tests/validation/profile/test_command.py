@@ -47,6 +47,18 @@ def test_a_profile_is_written_merged_and_compared(data, capsys):
     assert (data / "profiles" / "a" / "profile.json").is_file()
 
 
+def test_columns_that_may_differ_are_left_out_of_the_comparison(data):
+    """Of the tests and of the classifier."""
+    given = ["shifted.parquet", "--out", "ps", "--against", "a.parquet", "--fail-on-drift"]
+    assert main(given) == 3
+    assert main([*given, "--ignore", "v"]) == 0
+    compared = json.loads((data / "ps" / "profile.json").read_text())["comparison"]
+    assert [one["status"] for one in compared["columns"]] == ["ignored", "same", "same"]
+    assert "v" in compared["overall"]["left_out"]
+    page = (data / "ps" / "profile.html").read_text()
+    assert '<span class="pill plain">ignored</span>' in page
+
+
 def test_the_page_is_self_contained_and_escapes_the_data(data):
     assert main(["a.parquet", "--out", "pa", "--against", "b.parquet"]) == 0
     page = (data / "pa" / "profile.html").read_text()
@@ -66,6 +78,11 @@ def test_the_page_is_self_contained_and_escapes_the_data(data):
         (["a.parquet", "--workers", "0"], "--workers is 0, expected at least 1"),
         (["a.parquet", "--seed", "-1"], "--seed is -1"),
         (["a.parquet", "--fail-on-drift"], "--fail-on-drift needs --against"),
+        (["a.parquet", "--ignore", "v"], "--ignore needs --against"),
+        (
+            ["a.parquet", "--against", "b.parquet", "--ignore", "v", "w"],
+            "--ignore w: there is no such column, only c, s, v",
+        ),
         (["a.parquet", "--out", "a.parquet"], "a.parquet: a file; expected a folder"),
         (["a.parquet", "--out", "."], "not empty, and no profile"),
         (["--merge", "nowhere", "--out", "p"], "nowhere: no profile"),

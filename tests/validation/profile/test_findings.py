@@ -212,6 +212,17 @@ def test_what_changed_is_named():
     assert "nulls 2" in found["y"].notes[0]
 
 
+def test_what_is_to_be_ignored_is_known_and_counts_for_nothing():
+    number, other = np.arange(500.0), np.random.default_rng(0).normal(size=500)
+    data, reference = profiled({"x": other, "new": number}), profiled({"x": other, "gone": number})
+    assert compare(data, reference).drifted
+    found = compare(data, reference, ignore=("gone", "new"))
+    assert not found.drifted
+    assert {one.name: one.status for one in found.columns} == {"x": "same", "new": "ignored", "gone": "ignored"}
+    with pytest.raises(ValueError, match="neither t nor the reference has a column 'y'"):
+        compare(data, reference, ignore=("y",))
+
+
 def test_a_broken_joint_is_seen_where_no_column_changed():
     rng = np.random.default_rng(0)
     x = rng.normal(size=6_000)
