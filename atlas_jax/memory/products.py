@@ -1,8 +1,8 @@
-"""Matrix products whose derivatives are products in the order that a CPU computes fast, and in the precision asked for.
+"""Matrix products of memories: those of tokens and weights, and `exact` ones.
 
 JAX derives the gradient by y of x y as (g^T x)^T, and XLA's product on CPUs is slow for that order where y is wide; see
-`atlas_jax.nn.linear`. The three products here are one another's derivatives, so that gradients of gradients are such products
-too. Reverse mode only.
+`atlas_jax.nn.linear`. `matmul`, `matmul_nt` and `matmul_tn` are one another's derivatives, so that gradients of gradients are
+such products too. Reverse mode only.
 
 With a `dtype`, both factors are rounded to it and the sums are kept in the dtype of x: bfloat16 is what matrix units multiply
 fast, and float32 what a memory adds up in.
@@ -15,9 +15,16 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Dtype = str | None  # of the factors; None: as they are
+
+
+def exact(x: Array, y: Array) -> Array:
+    """x y as `jnp.matmul` has it, to all bits of the dtype on every device, derivatives too: a GPU's usual product of float32
+    keeps 10 bits."""
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def _dot(x: Array, y: Array, dtype: Dtype, left: int, right: int) -> Array:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from atlas_jax.memory.products import exact
+
 SMALL = 4
 """Blocks up to this size are multiplied by sums that fuse, since a call for so small a product costs more than its work."""
 
@@ -33,8 +35,8 @@ def solve(matrix: Float[Array, "t t"], right: Float[Array, "t v"]) -> Float[Arra
     if len(matrix) == 1:
         return right
     inverted = _inverse(matrix)
-    found = _exact(inverted, right)
-    return found + _exact(inverted, right - found - _exact(jnp.tril(matrix, -1), found))
+    found = exact(inverted, right)
+    return found + exact(inverted, right - found - exact(jnp.tril(matrix, -1), found))
 
 
 @jax.custom_jvp
@@ -65,7 +67,7 @@ def _inverse(matrix: Float[Array, "t t"]) -> Float[Array, "t t"]:
 @_inverse.defjvp
 def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     inverted = _inverse(*primals)
-    return inverted, -_exact(_exact(inverted, jnp.tril(tangents[0], -1)), inverted)
+    return inverted, -exact(exact(inverted, jnp.tril(tangents[0], -1)), inverted)
 
 
 def _below(matrix: Float[Array, "t t"], size: int) -> Float[Array, "pairs size size"]:
@@ -75,11 +77,7 @@ def _below(matrix: Float[Array, "t t"], size: int) -> Float[Array, "pairs size s
     return jnp.moveaxis(jnp.diagonal(blocks, axis1=0, axis2=2), -1, 0)
 
 
-def _exact(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-
-
 def _product(left: Float[Array, "n s s"], right: Float[Array, "n s s"]) -> Float[Array, "n s s"]:
     if left.shape[-1] > SMALL:
-        return _exact(left, right)
+        return exact(left, right)
     return jnp.sum(left[:, :, :, None] * right[:, None, :, :], axis=-2)

@@ -42,7 +42,7 @@ class ColumnComparison:
       chance: largest effect between random halves of the reference.
       p: probability of such a difference between samples of one table, corrected for all columns.
       null_share, reference_null_share: share of nulls.
-      new_values, missing_values: categories that only one side has, the most frequent first.
+      new_values, missing_values: categories that only one side has, the most frequent first, `LISTED` at most; notes count all.
       notes: what else is different.
     """
 
@@ -306,7 +306,9 @@ def _categories(one: ColumnComparison, mine: Column, other: Column) -> ColumnCom
         keys, counts, _ = has.values.kept()
         order = np.argsort(-counts, kind="stable")
         names = [has.names[int(key)] for key in keys[order] if int(key) not in lacks.names and int(key) in has.names]
-        sides.append(tuple(names[:LISTED]))
+        sides.append(names)
     new, missing = sides
-    notes = (*((f"{len(new)} new values",) if new else ()), *((f"{len(missing)} values gone",) if missing else ()))
-    return replace(one, new_values=new, missing_values=missing, notes=(*one.notes, *notes))
+    told = ((len(new), "new value", "new values"), (len(missing), "value gone", "values gone"))
+    notes = tuple(f"{count:,} {single if count == 1 else plural}" for count, single, plural in told if count)
+    listed = {"new_values": tuple(new[:LISTED]), "missing_values": tuple(missing[:LISTED])}
+    return replace(one, **listed, notes=(*one.notes, *notes))

@@ -11,6 +11,7 @@ from scipy import stats
 
 from validation.datasets import open_table
 from validation.profile import compare, features, profile
+from validation.profile.compare import LISTED
 from validation.profile.dependence import correlation_ratio, cramers_v, pairs
 from validation.profile.drift import changes, runs
 from validation.profile.features import NAMES, TEXT_WORDS
@@ -210,6 +211,13 @@ def test_what_changed_is_named():
     assert found["c"].new_values == ("omega",)
     assert found["c"].missing_values == ("theta",)
     assert "nulls 2" in found["y"].notes[0]
+
+
+def test_all_new_and_vanished_categories_are_counted_though_few_are_listed():
+    few, many = ["a", "b"] * 300, [f"c{i % 59}" for i in range(590)] + ["a"] * 10
+    found = compare(profiled({"c": many}), profiled({"c": few})).columns[0]
+    assert found.notes == ("59 new values", "1 value gone")
+    assert len(found.new_values) == LISTED
 
 
 def test_what_is_to_be_ignored_is_known_and_counts_for_nothing():
